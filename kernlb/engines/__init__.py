@@ -1,0 +1,1 @@
+"""What carries out a Table: IPVS over netlink, the eBPF program, or a dict in memory."""

@@ -1,0 +1,1 @@
+"""Foreign configuration files, in and out: what each line means here, exactly, approximately or not at all."""
