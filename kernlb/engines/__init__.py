@@ -1,1 +1,30 @@
-"""What carries out a Table: IPVS over netlink, the eBPF program, or a dict in memory."""
+"""What carries out a Table: IPVS over netlink, the eBPF program, nftables and friends, or a dict in memory."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from kernlb.model import Counters, Key, Table
+from kernlb.plan import Operation
+
+
+class Engine(Protocol):
+    """One place of the kernel that holds part of a Table.
+
+    `handles` are the key types it answers for: it reads all of those that exist, whoever made them, and
+    is given no operation on any other.
+    """
+
+    handles: tuple[type, ...]
+
+    def read(self) -> Table:
+        """What the kernel has now, canonical: kernel-only flags masked, host byte order."""
+        ...
+
+    def apply(self, operations: Sequence[Operation]) -> None:
+        """Carry out the operations in order. Raises KernelError naming the first that was refused: those before
+        it are done, those after it are not known to be."""
+        ...
+
+    def counters(self) -> Mapping[Key, Counters]:
+        """What the kernel has counted for each virtual service and real server."""
+        ...

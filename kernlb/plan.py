@@ -1,0 +1,130 @@
+"""What turns the observed Table into the desired one, in an order that never takes traffic from where it can go.
+
+Additions and changes come first, from the ground up: settings, services, servers, marks, addresses. Removals come
+last, from the top down. What did not change is not mentioned.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from kernlb.model import (
+    Endpoint,
+    ExemptKey,
+    Fwmark,
+    Key,
+    LimitKey,
+    MarkKey,
+    RealServer,
+    RulesetKey,
+    ServerKey,
+    SourceKey,
+    SyncKey,
+    SysctlKey,
+    Table,
+    TimersKey,
+    Value,
+    VipKey,
+)
+
+
+class Verb(StrEnum):
+    ADD = "add"
+    CHANGE = "change"
+    QUIESCE = "quiesce"
+    REMOVE = "remove"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """`before` is None for ADD, `after` for REMOVE. QUIESCE is a CHANGE of a leaving server's weight to 0."""
+
+    verb: Verb
+    key: Key
+    before: Value | None
+    after: Value | None
+
+
+_GROUND_UP: tuple[type, ...] = (
+    SysctlKey,
+    TimersKey,
+    SyncKey,
+    Endpoint,
+    Fwmark,
+    ServerKey,
+    RulesetKey,
+    SourceKey,
+    LimitKey,
+    ExemptKey,
+    MarkKey,
+    VipKey,
+)
+_RANK = {kind: rank for rank, kind in enumerate(_GROUND_UP)}
+
+
+def diff(desired: Table, observed: Table) -> list[Operation]:
+    """The operations that turn `observed` into `desired`, in the order to apply them."""
+    forward = [
+        Operation(Verb.CHANGE if key in observed else Verb.ADD, key, observed.get(key), want)
+        for key, want in desired.items()
+        if observed.get(key) != want
+    ]
+    backward = [
+        Operation(Verb.REMOVE, key, have, None)
+        for key, have in observed.items()
+        # The kernel drops the servers of a service together with it.
+        if key not in desired and not (isinstance(key, ServerKey) and key.service not in desired)
+    ]
+    # Within a kind the file's order holds: sorting is stable.
+    forward.sort(key=lambda operation: _RANK[type(operation.key)])
+    backward.sort(key=lambda operation: -_RANK[type(operation.key)])
+    return forward + backward
+
+
+def play(operations: Iterable[Operation], observed: Table) -> Table:
+    """The Table after the operations, as any engine must leave it.
+
+    Raises KeyError or ValueError where an operation does not fit what it meets, as a kernel would refuse it.
+    """
+    table = dict(observed)
+    for operation in operations:
+        key, after = operation.key, operation.after
+        match operation.verb:
+            case Verb.ADD:
+                if key in table:
+                    raise ValueError(f"exists: {key}")
+                if isinstance(key, ServerKey) and key.service not in table:
+                    raise KeyError(key.service)
+            case Verb.CHANGE | Verb.QUIESCE | Verb.REMOVE:
+                if key not in table:
+                    raise KeyError(key)
+        if after is None:
+            del table[key]
+            for orphan in [k for k in table if isinstance(k, ServerKey) and k.service == key]:
+                del table[orphan]
+        else:
+            table[key] = after
+    return table
+
+
+def leaving(operations: Iterable[Operation], observed: Table) -> list[ServerKey]:
+    """The real servers that the operations take away, alone or with their virtual service."""
+    removed = {operation.key for operation in operations if operation.verb is Verb.REMOVE}
+    return [key for key in observed if isinstance(key, ServerKey) and (key in removed or key.service in removed)]
+
+
+def quiesce(keys: Iterable[ServerKey], observed: Table) -> list[Operation]:
+    """Weight 0 for real servers about to leave: live connections go on, new ones go elsewhere."""
+    found = [(key, observed[key]) for key in keys]
+    return [
+        Operation(Verb.QUIESCE, key, server, replace(server, weight=0))
+        for key, server in found
+        if isinstance(server, RealServer) and server.weight != 0
+    ]
+
+
+def split(operations: Iterable[Operation]) -> tuple[list[Operation], list[Operation]]:
+    """What can be done at once, and the removals that wait for live connections to end."""
+    operations = list(operations)
+    removals = [operation for operation in operations if operation.verb is Verb.REMOVE]
+    return [operation for operation in operations if operation.verb is not Verb.REMOVE], removals
