@@ -201,7 +201,7 @@ Probe = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CheckSpec:
+class Check:
     """One check of one server. Equal specs of one address and port are one probe, however many services share it."""
 
     probe: Probe = field(default_factory=TcpProbe)

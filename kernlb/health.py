@@ -1,0 +1,202 @@
+"""When a real server counts as up. No clock, no socket: verdicts in, states out.
+
+Rules, as HAProxy's: `rise` successes in a row bring a server up, `fall` failures in a row take it down, and one verdict
+to the contrary starts the count again. A server never checked serves, and its first failure takes it down. An
+agent's orders act at once and stay in force until it gives others.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from kernlb.checks.spec import Check, Start
+from kernlb.checks.verdict import Administration, Orders, Outcome, Verdict
+
+T = TypeVar("T")
+
+
+class Status(StrEnum):
+    UP = "up"
+    DOWN = "down"
+    UNKNOWN = "unknown"  # not checked yet; serves
+    DRAINING = "draining"  # by the agent's order: keeps its connections, gets no new ones
+    DISABLED = "disabled"  # by the agent's order: as if it were not there
+
+
+# The first of these that any check of a server says is what the server is.
+GRAVITY = (Status.DISABLED, Status.DOWN, Status.DRAINING, Status.UP, Status.UNKNOWN)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What is known of a server. `since` is in the caller's time. `share`, `weight` and `max_connections` are the
+    server's own wish (Orders); None: it has none."""
+
+    status: Status
+    since: float
+    reason: str
+    share: float | None = None
+    weight: int | None = None
+    max_connections: int | None = None
+
+    @property
+    def serves(self) -> bool:
+        """Fit for new connections, unless its weight says otherwise."""
+        return self.status in (Status.UP, Status.UNKNOWN)
+
+
+class Health:
+    """One check's machine. Feed `judge`; read `state`; ask `interval` when to probe again."""
+
+    __slots__ = ("_administration", "_check", "_streak", "_up", "response_time", "state", "verdict")
+
+    def __init__(self, check: Check, *, now: float, last: State | None = None) -> None:
+        """`last` is the state before a restart; heeded only where the check starts from it."""
+        self._check = check
+        self._streak = 0  # verdicts in a row against the standing
+        self._up: bool | None = None
+        self._administration = Administration.READY
+        self.response_time: float | None = None
+        self.verdict: Verdict | None = None
+        self.state = State(status=Status.UNKNOWN, since=now, reason="not checked yet")
+        if check.start is Start.LAST and last is not None:
+            self._adopt(last)
+        elif check.start is Start.DOWN:
+            self._up = False
+            self._streak = check.rise - 1  # as HAProxy's init-state down: the first success brings it up
+            self.state = replace(self.state, status=Status.DOWN)
+
+    def _adopt(self, last: State) -> None:
+        self.state = last
+        match last.status:
+            case Status.UP:
+                self._up = True
+            case Status.DOWN:
+                self._up = False
+            case Status.DRAINING:
+                self._administration = Administration.DRAIN
+            case Status.DISABLED:
+                self._administration = Administration.MAINT
+            case Status.UNKNOWN:
+                pass
+
+    def replaced(self, check: Check) -> None:
+        """The check changed its options and not its target: the standing stays, counts start again."""
+        self._check = check
+        self._streak = 0
+
+    def judge(self, verdict: Verdict, now: float) -> State | None:
+        """Takes one verdict; returns the new state where anything that people or weights see has changed."""
+        self.verdict = verdict
+        if verdict.seconds is not None:
+            self.response_time = verdict.seconds
+        if not self._count(verdict.outcome) and verdict.orders is None:
+            return None
+        return self._move(verdict, now)
+
+    def _move(self, verdict: Verdict, now: float) -> State | None:
+        wish = verdict.orders or Orders()
+        if wish.up is not None:
+            self._up, self._streak = wish.up, 0
+        if wish.administration is not None:
+            self._administration = wish.administration
+        before = self.state
+        after = replace(
+            before,
+            status=self._status(),
+            share=_kept(wish.share, before.share),
+            weight=_kept(wish.weight, before.weight),
+            max_connections=_kept(wish.max_connections, before.max_connections),
+        )
+        if after == before:
+            return None
+        if after.status is not before.status:
+            after = replace(after, since=now)
+        self.state = replace(after, reason=verdict.text)
+        return self.state
+
+    def _count(self, outcome: Outcome) -> bool:
+        """Whether this verdict changes the standing."""
+        if outcome is Outcome.NEUTRAL:
+            return False
+        good = outcome is Outcome.UP
+        if self._up is good:
+            self._streak = 0
+            return False
+        self._streak += 1
+        if self._up is not None and self._streak < (self._check.fall if self._up else self._check.rise):
+            return False
+        self._up, self._streak = good, 0
+        return True
+
+    def _status(self) -> Status:
+        if self._administration is Administration.MAINT:
+            return Status.DISABLED
+        if self._up is False:
+            return Status.DOWN
+        if self._administration is Administration.DRAIN:
+            return Status.DRAINING
+        return Status.UNKNOWN if self._up is None else Status.UP
+
+    @property
+    def in_transition(self) -> bool:
+        """The last verdicts contradict the standing, and are not yet enough to change it."""
+        return self._streak > 0 and self.verdict is not None
+
+    @property
+    def interval(self) -> float:
+        """Seconds from the start of the last probe to the start of the next."""
+        check = self._check
+        if self.in_transition:
+            return check.interval if check.fast_interval is None else check.fast_interval
+        if self._up is False and check.down_interval is not None:
+            return check.down_interval
+        return check.interval
+
+    def due(self, started: float) -> float:
+        """When to start the next probe, given when the last one started."""
+        return started + self.interval
+
+
+def _kept(said: T | None, before: T | None) -> T | None:
+    return before if said is None else said
+
+
+def combined(states: Sequence[State]) -> State:
+    """One server under several checks: the gravest says what it is, wishes multiply or take the smaller.
+
+    At least one state.
+    """
+    gravest = min(states, key=lambda state: GRAVITY.index(state.status))
+    shares = [state.share for state in states if state.share is not None]
+    share = None
+    for each in shares:
+        share = each if share is None else share * each
+    return replace(
+        gravest,
+        share=share,
+        weight=min((state.weight for state in states if state.weight is not None), default=None),
+        max_connections=min((s.max_connections for s in states if s.max_connections is not None), default=None),
+    )
+
+
+def dumped(state: State) -> dict[str, Any]:
+    """For the state file; `loaded` reads it back."""
+    return {key: value for key, value in asdict(state).items() if value is not None}
+
+
+def loaded(data: Mapping[str, Any]) -> State | None:
+    """None where a state file holds something else than `dumped` wrote."""
+    try:
+        share, weight, limit = data.get("share"), data.get("weight"), data.get("max_connections")
+        return State(
+            status=Status(data["status"]),
+            since=float(data["since"]),
+            reason=str(data["reason"]),
+            share=None if share is None else float(share),
+            weight=None if weight is None else int(weight),
+            max_connections=None if limit is None else int(limit),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
