@@ -119,6 +119,7 @@ class Service:
     hysteresis: int = 0
     panic: float = 0.0
     on_failure: OnFailure = OnFailure.REMOVE
+    all_backups: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,69 @@
+"""The whole of a network namespace as one engine: each part of a Table goes to the engine that answers for it."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+
+from kernlb.engines import Engine
+from kernlb.errors import Unsupported
+from kernlb.model import Counters, EngineName, Key, Table, Value, service_of
+from kernlb.plan import Operation
+
+
+class Kernel:
+    """`balancers` carry virtual services and real servers, each its own; `others` everything else by key type."""
+
+    def __init__(self, balancers: Mapping[EngineName, Engine], others: Sequence[Engine] = ()) -> None:
+        self.balancers = dict(balancers)
+        self._others = tuple(others)
+        self._missing: dict[int, Unsupported] = {}
+
+    def read(self) -> Table:
+        """All that exists. A part that this machine lacks reads as empty; `require` says so when it matters."""
+        table: dict[Key, Value] = {}
+        self._missing.clear()
+        for engine in self._engines():
+            try:
+                table.update(engine.read())
+            except Unsupported as error:
+                self._missing[id(engine)] = error
+        return table
+
+    def require(self, keys: Iterable[Key]) -> None:
+        """Raises the Unsupported of the first engine that the keys need and the last read found missing."""
+        if not self._missing:
+            return
+        for key in keys:
+            missing = self._missing.get(id(self._engine(key)))
+            if missing:
+                raise missing
+
+    def apply(self, operations: Sequence[Operation]) -> None:
+        """Consecutive operations on one engine go to it together, so that it can batch them."""
+        for _, batch in groupby(operations, key=lambda operation: id(self._engine(operation.key))):
+            together = list(batch)
+            self._engine(together[0].key).apply(together)
+
+    def counters(self) -> Mapping[Key, Counters]:
+        counted: dict[Key, Counters] = {}
+        for engine in self._engines():
+            if id(engine) not in self._missing:
+                counted.update(engine.counters())
+        return counted
+
+    def _engines(self) -> Iterator[Engine]:
+        yield from self.balancers.values()
+        yield from self._others
+
+    def _engine(self, key: Key) -> Engine:
+        service = service_of(key)
+        if service is not None:
+            engine = self.balancers.get(service.engine)
+            if engine is None:
+                raise Unsupported(
+                    f"no engine {service.engine} here", hint='choose another with engine = "…" in the service'
+                )
+            return engine
+        for engine in self._engines():
+            if isinstance(key, engine.handles):
+                return engine
+        raise Unsupported(f"nothing here handles {type(key).__name__}")

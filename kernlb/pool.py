@@ -1,0 +1,127 @@
+"""Which real servers of a service take traffic, and with what weight. No kernel, no clock: ratings in, members out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from kernlb.config.values import OnFailure, Policy, Server, Service
+
+MOVING_SCALE = 100
+"""The kernel's units in a configured one where weights move (slow start, least response time, agents)."""
+
+
+class Hold(StrEnum):
+    """What an operator ordered of a real server: no new connections. DRAIN ends with its removal."""
+
+    DRAIN = "drain"
+    DISABLE = "disable"
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """An operator's word on one real server; it outlives restarts and reloads. `weight` in configured units."""
+
+    weight: int | None = None
+    hold: Hold | None = None
+    deadline: float | None = None
+    drained: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """What the checks say of one real server. `factor` 0..1 is its share of the configured weight now."""
+
+    up: bool = True
+    held: bool = False
+    factor: float = 1.0
+
+
+ServerName = tuple[str, str]
+"""Service and server, by their configured names."""
+
+_WELL = Rating()
+_NO_OVERRIDE = Override()
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A real server that belongs in the kernel now; weight in the kernel's units, 0 means quiesced."""
+
+    server: Server
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    members: tuple[Member, ...]
+    quorum: bool
+    panic: bool = False
+    sorry: bool = False
+
+
+def scale_of(service: Service) -> int:
+    """How many of the kernel's weight units make a configured one."""
+    moving = isinstance(service.scheduler, Policy) or any(s.slow_start or s.agent for s in service.servers)
+    return MOVING_SCALE if moving else 1
+
+
+def pool(
+    service: Service,
+    *,
+    ratings: Mapping[ServerName, Rating] | None = None,
+    overrides: Mapping[ServerName, Override] | None = None,
+    had_quorum: bool = True,
+) -> Pool:
+    """The members of a service. Without ratings every server counts as up.
+
+    `had_quorum` is the state before: quorum is reached at quorum + hysteresis and lost below quorum - hysteresis
+    (keepalived's rule). Without quorum the sorry server, where there is one, takes the place of all.
+    """
+    ratings, overrides = ratings or {}, overrides or {}
+    rated = {s.name: ratings.get((service.name, s.name), _WELL) for s in _all(service)}
+    ordered = {s.name: overrides.get((service.name, s.name), _NO_OVERRIDE) for s in _all(service)}
+    scale = scale_of(service)
+
+    def configured(server: Server) -> int:
+        order = ordered[server.name].weight
+        return server.weight if order is None else order
+
+    def held(server: Server) -> bool:
+        return server.disabled or rated[server.name].held or ordered[server.name].hold is not None
+
+    def gone(server: Server) -> bool:
+        return ordered[server.name].drained
+
+    def member(server: Server, *, trusted: bool) -> Member | None:
+        rating = rated[server.name]
+        up = rating.up or trusted
+        if gone(server) or (not up and service.on_failure is OnFailure.REMOVE):
+            return None
+        if not up or held(server) or not configured(server):
+            return Member(server, 0)
+        factor = 1.0 if trusted else rating.factor
+        return Member(server, max(1, round(configured(server) * scale * factor)))
+
+    primaries = [s for s in service.servers if not s.backup]
+    usable = [s for s in primaries if not held(s) and not gone(s) and configured(s)]
+    alive = [s for s in usable if rated[s.name].up]
+    panic = bool(usable) and len(alive) < len(usable) * service.panic
+    if panic:
+        alive = usable
+    weight = sum(configured(s) for s in alive)
+    quorum = weight >= service.quorum + (-service.hysteresis if had_quorum else service.hysteresis)
+    members = [m for s in primaries if (m := member(s, trusted=panic))]
+    sorry = False
+    if not alive:
+        stand_ins = [s for s in service.servers if s.backup and rated[s.name].up and not held(s) and not gone(s)]
+        stand_ins = stand_ins if service.all_backups else stand_ins[:1]
+        members += [m for s in stand_ins if (m := member(s, trusted=False))]
+        quorum = quorum or bool(stand_ins)
+    if not quorum and (stand_in := service.sorry_server) and rated[stand_in.name].up:
+        members = [Member(m.server, 0) for m in members] + [Member(stand_in, max(1, stand_in.weight * scale))]
+        sorry = True
+    return Pool(tuple(members), quorum, panic, sorry)
+
+
+def _all(service: Service) -> list[Server]:
+    return [*service.servers, *([service.sorry_server] if service.sorry_server else [])]

@@ -1,0 +1,190 @@
+"""The only writer: reads the kernel, plans, applies, and finishes removals when their connections have ended.
+
+One `step` never waits. A one-shot apply and the daemon both call it until nothing is left to do.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from kernlb import ownership
+from kernlb.desired import Desired, Name
+from kernlb.errors import Conflict
+from kernlb.kernel import Kernel
+from kernlb.model import (
+    Counters,
+    Endpoint,
+    Family,
+    Fwmark,
+    Key,
+    MarkKey,
+    ServerKey,
+    ServiceKey,
+    Table,
+    service_of,
+)
+from kernlb.plan import Operation, Verb, diff, leaving, play, quiesce
+from kernlb.state import State, Store
+from kernlb.text import thing
+
+SETTLE = 1.0
+"""Seconds a quiesced server stays at least: handshakes that were under way become connections that are seen."""
+
+Wanted = Callable[[Collection[ServiceKey]], Desired]
+"""What to want, given the foreign virtual services of the kernel."""
+
+Listening = Callable[[MarkKey], str | None]
+"""Names the local process that listens where a wildcard would take the traffic; None where nobody does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consent:
+    """What the user allowed beyond the ordinary."""
+
+    adopt: bool = False
+    shared_settings: bool = False
+    take_port: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a step would start from. `breaks` gives the live connections of what leaves, where the kernel knows."""
+
+    operations: list[Operation]
+    desired: Desired
+    observed: Table
+    owned: ownership.Ownership
+    breaks: Mapping[Key, int | None] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    names: Mapping[Key, Name] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a step did, and the quiesced servers it left, each with its live connections (None: unknown)."""
+
+    done: list[Operation]
+    waiting: Mapping[ServerKey, int | None]
+
+
+class Reconciler:
+    def __init__(self, kernel: Kernel, store: Store, consent: Consent, listening: Listening) -> None:
+        self.kernel = kernel
+        self.store = store
+        self.consent = consent
+        self._listening = listening
+        self.state: State = store.load()
+
+    def plan(self, wanted: Wanted) -> Plan:
+        """What turns the kernel into what is wanted. Writes nothing.
+
+        Raises Conflict where somebody else's service or listener is in the way, and Unsupported where this
+        machine lacks what is wanted.
+        """
+        observed = self.kernel.read()
+        owned = self.state.ownership
+        desired = wanted(ownership.foreign_services(observed, owned))
+        self.kernel.require(desired.table)
+        table: Table = desired.table
+        warnings: tuple[str, ...] = ()
+        if not self.consent.shared_settings:
+            table, left_out = ownership.without_shared_wishes(table, observed, owned)
+            warnings = tuple(
+                f"{thing(key)} left alone: foreign services share them (--shared-settings sets them)"
+                for key in left_out
+            )
+        desired = replace(desired, table=dict(table))
+        operations = diff(table, ownership.ours(table, observed, owned, adopt=self.consent.adopt))
+        if not self.consent.take_port:
+            self._refuse_taken_ports(operations)
+        names = {**self.state.names, **desired.names}
+        breaks = self._breaks(operations, observed)
+        return Plan(operations, desired, observed, owned, breaks, warnings, names)
+
+    def step(self, wanted: Wanted, *, deadline: float, now: float) -> Step:
+        """Do what can be done now. Leaving servers are quiesced and go once idle, or `deadline` seconds after.
+
+        `now` is seconds since the epoch. Raises what `plan` and the engines raise; the intent is on disk before
+        the kernel is touched.
+        """
+        plan = self.plan(wanted)
+        going = [key for key in leaving(plan.operations, plan.observed) if key not in plan.desired.absent]
+        counters = self.kernel.counters() if going else {}
+        since = {key: self.state.leaving.get(key, now) for key in going}
+        waiting = {
+            key: counters.get(key, Counters()).live
+            for key in going
+            if not _may_go(counters.get(key, Counters()), elapsed=now - since[key], deadline=deadline)
+        }
+        operations = [*_forward(plan.operations), *quiesce(waiting, plan.observed), *_due(plan.operations, waiting)]
+        after = play(operations, plan.observed)
+        claimed = plan.owned.after(plan.desired.table, plan.observed)
+        known = {key: name for key, name in plan.names.items() if key in after or key in plan.desired.names}
+        self._remember(replace(self.state, ownership=claimed, names=known, leaving={k: since[k] for k in waiting}))
+        self.kernel.apply(operations)
+        self._remember(replace(self.state, ownership=claimed.only(after)))
+        return Step(operations, waiting)
+
+    def clear(self) -> list[Operation]:
+        """Remove what is kernlb's, at once, and put back the settings that still are as kernlb wrote them."""
+        observed = self.kernel.read()
+        owned = self.state.ownership
+        back = ownership.restoration(observed, owned)
+        operations = diff(back, ownership.ours(back, observed, owned, adopt=False))
+        self.kernel.apply(operations)
+        self._remember(
+            replace(self.state, ownership=ownership.Ownership(), names={}, leaving={}, overrides={}, health={})
+        )
+        return operations
+
+    def _remember(self, state: State) -> None:
+        if state != self.state:
+            self.store.save(state)
+            self.state = state
+
+    def _breaks(self, operations: Collection[Operation], observed: Table) -> dict[Key, int | None]:
+        removed = {op.key for op in operations if op.verb is Verb.REMOVE and service_of(op.key)}
+        if not removed:
+            return {}
+        counters = self.kernel.counters()
+        breaks: dict[Key, int | None] = {}
+        for key in removed:
+            parts = [k for k in observed if isinstance(k, ServerKey) and key in (k, k.service)]
+            lives = [counters[part].live for part in parts if part in counters]
+            known = [live for live in lives if live is not None]
+            breaks[key] = sum(known) if len(known) == len(parts) else None
+        return breaks
+
+    def _refuse_taken_ports(self, operations: Iterable[Operation]) -> None:
+        for operation in operations:
+            key = operation.key
+            if operation.verb is not Verb.ADD or not isinstance(key, MarkKey) or not isinstance(key.address, Family):
+                continue
+            listener = self._listening(key)
+            if listener:
+                raise Conflict(
+                    f"{listener} listens on {key.protocol} port {key.first if key.first == key.last else 'range'}, "
+                    f"which {thing(key).removeprefix('mark for ')} would take from it",
+                    hint="bind a specific address, stop that process, or take the port with --take-port",
+                )
+
+
+def _may_go(counters: Counters, *, elapsed: float, deadline: float) -> bool:
+    # UDP flows never count as live: the kernel knows no end of one, only a timeout.
+    return elapsed >= deadline or (elapsed >= SETTLE and counters.live == 0)
+
+
+def _forward(operations: Iterable[Operation]) -> list[Operation]:
+    return [operation for operation in operations if operation.verb is not Verb.REMOVE]
+
+
+def _due(operations: Iterable[Operation], waiting: Collection[ServerKey]) -> list[Operation]:
+    """The removals that need not wait. Marks, source NAT and addresses serve waiting servers to the end."""
+    busy = {key.service for key in waiting}
+    return [
+        operation
+        for operation in operations
+        if operation.verb is Verb.REMOVE
+        and operation.key not in waiting
+        and operation.key not in busy
+        and (not waiting or isinstance(operation.key, Endpoint | Fwmark | ServerKey))
+    ]

@@ -1,0 +1,152 @@
+"""What kernlb must remember across processes: what it owns, what it was told, what is leaving. One JSON file.
+
+Written atomically, so a reader sees the old file or the new one. Ownership from another boot or another network
+namespace is void, because the kernel's state went with it; operator overrides stay.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from kernlb.desired import Name
+from kernlb.errors import KernlbError
+from kernlb.keytext import key_from, key_text, value_from, value_text
+from kernlb.model import Key, ServerKey
+from kernlb.ownership import Claimed, Ownership, Shared, Written
+from kernlb.places import boot_id, namespace_inode
+from kernlb.pool import Hold, Override, ServerName
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """Where the kernel's state lives: it ends with the boot, and with the network namespace."""
+
+    boot: str
+    namespace: int
+
+    @classmethod
+    def now(cls) -> "Life":
+        return cls(boot_id(), namespace_inode())
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """`leaving` gives, for each real server that was quiesced to be removed, the time (seconds since the epoch) at
+    which it goes even with live connections. `health` is the checker's own record, opaque here."""
+
+    life: Life
+    ownership: Ownership = field(default_factory=Ownership)
+    names: Mapping[Key, Name] = field(default_factory=dict)
+    leaving: Mapping[ServerKey, float] = field(default_factory=dict)
+    overrides: Mapping[ServerName, Override] = field(default_factory=dict)
+    health: Mapping[str, Any] = field(default_factory=dict)
+
+    def reborn(self, life: Life) -> "State":
+        """The state as it holds now: after a reboot nothing in the kernel is kernlb's."""
+        if self.life == life:
+            return self
+        return replace(self, life=life, ownership=Ownership(), names={}, leaving={})
+
+
+class StateError(KernlbError):
+    """The state file cannot be read or written."""
+
+    kind = "state"
+
+
+class Store:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def load(self) -> State:
+        """The state, or an empty one where there is none. Raises StateError where it cannot be understood."""
+        life = Life.now()
+        try:
+            document = json.loads(self.path.read_text())
+        except FileNotFoundError:
+            return State(life)
+        except (OSError, ValueError) as error:
+            raise self._unreadable(error) from error
+        try:
+            return _from_document(document).reborn(life)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise self._unreadable(error) from error
+
+    def save(self, state: State) -> None:
+        """Raises StateError, with the old state intact, where the disk is full or not writable."""
+        text = json.dumps(_document(state), indent=1)
+        temporary = None
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=".state-")
+            with os.fdopen(descriptor, "w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).rename(self.path)
+        except OSError as error:
+            if temporary:
+                Path(temporary).unlink(missing_ok=True)
+            raise StateError(
+                f"cannot write the state: {error.strerror}",
+                where=str(self.path),
+                hint="the kernel was not touched; make room or choose another place with --state-dir",
+            ) from error
+
+    def _unreadable(self, error: Exception) -> StateError:
+        return StateError(
+            f"cannot read the state: {error or type(error).__name__}",
+            where=str(self.path),
+            hint="move the file away: kernlb then owns nothing, and --adopt takes its services over again",
+        )
+
+
+def _document(state: State) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "boot": state.life.boot,
+        "namespace": state.life.namespace,
+        "owned": sorted(key_text(key) for key in state.ownership.claimed),
+        "shared": {
+            key_text(key): [value_text(kept.original), value_text(kept.written)]
+            for key, kept in state.ownership.shared.items()
+        },
+        "names": {key_text(key): asdict(name) for key, name in state.names.items()},
+        "leaving": {key_text(key): deadline for key, deadline in state.leaving.items()},
+        "overrides": [
+            {"service": service, "server": server, **asdict(override)}
+            for (service, server), override in sorted(state.overrides.items())
+        ],
+        "health": dict(state.health),
+    }
+
+
+def _from_document(document: Mapping[str, Any]) -> State:
+    if document["schema"] != SCHEMA:
+        raise ValueError(f"schema {document['schema']}, this version knows {SCHEMA}")
+    shared: dict[Shared, Written] = {}
+    for text, (original, written) in document["shared"].items():
+        key = key_from(text)
+        assert isinstance(key, Shared)
+        shared[key] = Written(value_from(original), value_from(written))
+    claimed = [key for text in document["owned"] if isinstance(key := key_from(text), Claimed)]
+    leaving = {k: float(at) for text, at in document["leaving"].items() if isinstance(k := key_from(text), ServerKey)}
+    return State(
+        life=Life(str(document["boot"]), int(document["namespace"])),
+        ownership=Ownership(frozenset(claimed), shared),
+        names={key_from(text): Name(**name) for text, name in document["names"].items()},
+        leaving=leaving,
+        overrides={(o["service"], o["server"]): _override(o) for o in document["overrides"]},
+        health=dict(document["health"]),
+    )
+
+
+def _override(document: Mapping[str, Any]) -> Override:
+    hold = document["hold"]
+    return Override(document["weight"], Hold(hold) if hold else None, document["deadline"], bool(document["drained"]))
