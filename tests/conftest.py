@@ -1,0 +1,36 @@
+"""A marker for each feature of the machine: what is missing skips a test by name, or fails it where it is required."""
+
+from collections import Counter
+
+import pytest
+
+from tests.features import REQUIRE, Feature, need, required
+
+pytest_plugins = ["tests.vm.replay"]
+
+left_out: Counter[str] = Counter()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for feature in Feature:
+        config.addinivalue_line("markers", f"{feature}: needs {feature}; skipped where it is missing")
+    try:
+        required()
+    except ValueError as unknown:
+        raise pytest.UsageError(f"{REQUIRE}: {unknown}; known are {', '.join(Feature)}") from unknown
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    need(*(feature for feature in Feature if item.get_closest_marker(feature)))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and isinstance(report.longrepr, tuple) and "needs " in report.longrepr[2]:
+        left_out[report.longrepr[2].removeprefix("Skipped: ")] += 1
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if left_out:
+        terminalreporter.section("left out")
+        for reason, tests in sorted(left_out.items()):
+            terminalreporter.write_line(f"{tests} tests: {reason}")

@@ -1,0 +1,170 @@
+"""What the machine that runs the tests can do: each answer comes from trying the thing itself.
+
+`absent(Feature.IPVS)` is None, or one line that says what is missing and what brings it.
+"""
+
+import ctypes
+import os
+import platform
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+REQUIRE = "KERNLB_REQUIRE"
+
+
+class Feature(StrEnum):
+    """What a test may need; each is also the name of a pytest marker."""
+
+    ROOT = "root"
+    NETNS = "netns"
+    NFTABLES = "nftables"
+    IPVS = "ipvs"
+    IPIP = "ipip"
+    BPF = "bpf"
+    BCC = "bcc"
+    QEMU = "qemu"
+    HAPROXY = "haproxy"
+    KEEPALIVED = "keepalived"
+    IPVSADM = "ipvsadm"
+    CONNTRACK = "conntrack"
+    CURL = "curl"
+    WRK = "wrk"
+    CLANG = "clang"
+    BPFTOOL = "bpftool"
+    SHELLCHECK = "shellcheck"
+
+
+# What a guest kernel brings where the running one has none of it.
+GUEST_KERNEL = frozenset({Feature.IPVS, Feature.IPIP, Feature.NFTABLES, Feature.NETNS})
+
+PACKAGES = {
+    Feature.BPFTOOL: "bpftool",
+    Feature.CLANG: "clang",
+    Feature.CONNTRACK: "conntrack",
+    Feature.CURL: "curl",
+    Feature.HAPROXY: "haproxy",
+    Feature.IPVSADM: "ipvsadm",
+    Feature.KEEPALIVED: "keepalived",
+    Feature.QEMU: "qemu-system-x86",
+    Feature.SHELLCHECK: "shellcheck",
+    Feature.WRK: "wrk",
+}
+BPF_SYSCALL = {"x86_64": 321, "aarch64": 280}
+BPF_PROG_LOAD = 5
+BPF_PROG_TYPE_XDP = 6
+
+
+@cache
+def absent(feature: Feature) -> str | None:
+    """Why this machine lacks the feature, in one line; None where it has it."""
+    probe = PROBES.get(feature)
+    return probe() if probe else _program(feature)
+
+
+def required() -> frozenset[Feature]:
+    """The features that the environment promises: a test that misses one of these fails instead of being skipped."""
+    return frozenset(Feature(name.strip()) for name in os.environ.get(REQUIRE, "").split(",") if name.strip())
+
+
+def need(*features: Feature) -> None:
+    """Skip the running test unless the machine has all of these; fail it where the missing one is required."""
+    for feature in features:
+        if reason := absent(feature):
+            message = f"needs {feature}: {reason}"
+            if feature in required():
+                pytest.fail(f"{message} ({REQUIRE} lists it)", pytrace=False)
+            pytest.skip(message)
+
+
+def _succeeds(*command: str) -> bool:
+    try:
+        return subprocess.run(command, capture_output=True, timeout=30).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def _program(feature: Feature) -> str | None:
+    names = {Feature.NFTABLES: "nft", Feature.QEMU: "qemu-system-x86_64"}
+    program = names.get(feature, str(feature))
+    if shutil.which(program):
+        return None
+    return f"no program {program} (Debian: apt install {PACKAGES.get(feature, program)})"
+
+
+def _root() -> str | None:
+    return None if os.geteuid() == 0 else f"user {os.geteuid()} is not root"
+
+
+def _netns() -> str | None:
+    if _root():
+        return _root()
+    return None if _succeeds("unshare", "--net", "true") else "the kernel refuses a network namespace"
+
+
+def _nftables() -> str | None:
+    if not shutil.which("nft"):
+        return "no program nft (Debian: apt install nftables)"
+    if _root():
+        return _root()
+    check = ("nft", "--check", "add table inet kernlb_probe")
+    return None if _succeeds(*check) else "the kernel refuses an nftables table (CONFIG_NF_TABLES)"
+
+
+def _ipvs() -> str | None:
+    if _root():
+        return _root()
+    table = Path("/proc/net/ip_vs")
+    if not table.exists():
+        _succeeds("modprobe", "ip_vs")
+    return None if table.exists() else f"kernel {platform.release()} has no IPVS (CONFIG_IP_VS)"
+
+
+def _ipip() -> str | None:
+    if _root():
+        return _root()
+    add = "ip link add kernlb-probe type ipip local 192.0.2.1 remote 192.0.2.2"
+    return None if _succeeds("unshare", "--net", *add.split()) else "the kernel makes no ipip device (CONFIG_NET_IPIP)"
+
+
+def _bpf() -> str | None:
+    """Load the smallest XDP program there is: `return XDP_PASS`."""
+    number = BPF_SYSCALL.get(platform.machine())
+    if number is None:
+        return f"no bpf() system call number known for {platform.machine()}"
+    code = ctypes.create_string_buffer(struct.pack("=BBhi", 0xB7, 0, 0, 2) + struct.pack("=BBhi", 0x95, 0, 0, 0))
+    licence = ctypes.create_string_buffer(b"GPL")
+    attributes = ctypes.create_string_buffer(
+        struct.pack("=IIQQ", BPF_PROG_TYPE_XDP, 2, ctypes.addressof(code), ctypes.addressof(licence)), 128
+    )
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = libc.syscall(number, BPF_PROG_LOAD, attributes, ctypes.c_uint(len(attributes)))
+    if descriptor < 0:
+        return f"the kernel refuses an eBPF program: {os.strerror(ctypes.get_errno())}"
+    os.close(descriptor)
+    return None
+
+
+def _bcc() -> str | None:
+    if not _succeeds(sys.executable, "-c", "from bcc import BPF"):
+        return "no module bcc.BPF (Debian: apt install python3-bpfcc; PyPI's bcc is something else)"
+    build = Path("/lib/modules") / platform.release() / "build"
+    return None if build.is_dir() else f"no kernel headers at {build} (Debian: apt install linux-headers-cloud-amd64)"
+
+
+PROBES: dict[Feature, Callable[[], str | None]] = {
+    Feature.ROOT: _root,
+    Feature.NETNS: _netns,
+    Feature.NFTABLES: _nftables,
+    Feature.IPVS: _ipvs,
+    Feature.IPIP: _ipip,
+    Feature.BPF: _bpf,
+    Feature.BCC: _bcc,
+}
