@@ -48,11 +48,12 @@ SYSCTLS = (CONNTRACK, EXPIRE_NODEST, EXPIRE_TEMPLATES, *FORWARD.values())
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """What people call a key: its service, its server, and the bind as configured."""
+    """What people call a key: its service, its server, the bind and the scheduling policy as configured."""
 
     service: str
     server: str | None = None
     bind: str | None = None
+    policy: str | None = None
 
     def __str__(self) -> str:
         return self.service if self.server is None else f"{self.service}/{self.server}"
@@ -116,7 +117,8 @@ def _ipvs(result: Desired, config: Config, service: Service, members: Collection
     marks: set[int] = set()
     for key, binds in _by_service(service, number):
         result.table[key] = VirtualService(_scheduler(service), service.flags, service.persistence, service.one_packet)
-        result.names[key] = Name(service.name, bind=", ".join(bind_text(bind) for bind in binds))
+        bound = ", ".join(bind_text(bind) for bind in binds)
+        result.names[key] = Name(service.name, bind=bound, policy=service.scheduler)
         mark = key.mark if isinstance(key, Fwmark) else number
         if isinstance(key, Fwmark) or fullnat or limited:
             marks.add(mark)
@@ -147,7 +149,7 @@ def _xdp(result: Desired, config: Config, service: Service, members: Collection[
         for port in range(bind.first, bind.last + 1):
             key = Endpoint(EngineName.XDP, service.protocol, bind.address, port)
             result.table[key] = VirtualService(Scheduler.MAGLEV, persistence=service.persistence)
-            result.names[key] = Name(service.name, bind=bind_text(bind))
+            result.names[key] = Name(service.name, bind=bind_text(bind), policy=service.scheduler)
             _absent(result, service, key, members)
             for member in members:
                 if _reachable(member.server, key):

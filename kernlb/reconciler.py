@@ -47,11 +47,13 @@ class Consent:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a step would start from. `breaks` gives the live connections of what leaves, where the kernel knows."""
+    """What a step would start from. `ours` is the part of `observed` that is kernlb's to change. `breaks` gives
+    the live connections of what leaves, where the kernel knows."""
 
     operations: list[Operation]
     desired: Desired
     observed: Table
+    ours: Table
     owned: ownership.Ownership
     breaks: Mapping[Key, int | None] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -93,12 +95,13 @@ class Reconciler:
                 for key in left_out
             )
         desired = replace(desired, table=dict(table))
-        operations = diff(table, ownership.ours(table, observed, owned, adopt=self.consent.adopt))
+        ours = ownership.ours(table, observed, owned, adopt=self.consent.adopt)
+        operations = diff(table, ours)
         if not self.consent.take_port:
             self._refuse_taken_ports(operations)
         names = {**self.state.names, **desired.names}
         breaks = self._breaks(operations, observed)
-        return Plan(operations, desired, observed, owned, breaks, warnings, names)
+        return Plan(operations, desired, observed, ours, owned, breaks, warnings, names)
 
     def step(self, wanted: Wanted, *, deadline: float, now: float) -> Step:
         """Do what can be done now. Leaving servers are quiesced and go once idle, or `deadline` seconds after.
@@ -134,6 +137,14 @@ class Reconciler:
         self._remember(
             replace(self.state, ownership=ownership.Ownership(), names={}, leaving={}, overrides={}, health={})
         )
+        return operations
+
+    def restore(self, before: Table) -> list[Operation]:
+        """Put back what was kernlb's before, at once: the answer to a change that nobody confirmed."""
+        observed = self.kernel.read()
+        operations = diff(before, ownership.ours(before, observed, self.state.ownership, adopt=True))
+        self.kernel.apply(operations)
+        self._remember(replace(self.state, ownership=self.state.ownership.only(before), leaving={}))
         return operations
 
     def _remember(self, state: State) -> None:

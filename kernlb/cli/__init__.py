@@ -1,0 +1,81 @@
+"""The command line: facts on stdout, messages on stderr, one exit code. Only here does kernlb print and exit."""
+
+import os
+import sys
+from importlib import import_module
+
+import click
+
+from kernlb.errors import KernlbError
+
+USAGE = 64
+"""Usage errors on every verb: click's own 2 would read as "changes"."""
+
+VERBS = {
+    "validate": "Check a configuration and say every mistake in it.",
+    "plan": "Say what apply would do. Exit 2 where there is something to do.",
+    "apply": "Make the kernel what the configuration says, once.",
+    "show": "Show services, servers, weights and connections as in the kernel.",
+    "clear": "Remove from the kernel what kernlb owns, and nothing else.",
+    "convert": "Turn a configuration into another program's, or into kernlb's own.",
+    "schema": "Print the JSON Schema of kernlb.toml.",
+    "demo": "Balance real traffic between namespaces of this machine.",
+    "completion": "Print the completion script of a shell.",
+}
+
+
+class Verbs(click.Group):
+    """Loads a verb's module when it is called: `kernlb --help` needs none of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = import_module(f"kernlb.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from difflib import get_close_matches
+
+            close = get_close_matches(args[0], VERBS, n=1)
+            if not close:
+                raise
+            raise click.UsageError(f"{error.message.rstrip('.')}. Did you mean {close[0]!r}?", ctx) from error
+
+
+def main() -> None:
+    """The console script. Exits 64 on wrong usage, 1 on errors, 130 when interrupted, and as the verb says."""
+    from kernlb.cli.root import root
+
+    try:
+        code = root.main(standalone_mode=False, prog_name="kernlb")
+    except click.UsageError as error:
+        error.show()
+        code = USAGE
+    except click.ClickException as error:
+        error.show()
+        code = 1
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("\nkernlb: interrupted; what was done stays done, and running the same again finishes it", err=True)
+        code = 130
+    except BrokenPipeError:
+        # The reader of a pipe has seen enough (`kernlb show | head`); nothing may complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    except KernlbError as error:
+        from kernlb.cli.output import complain
+
+        complain(error)
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,130 @@
+"""kernlb apply"""
+
+import signal
+import sys
+import time
+from select import select
+
+import click
+
+from kernlb.cli import changes, output
+from kernlb.cli.options import Duration, consent, consent_options, file_argument
+from kernlb.cli.plan import report
+from kernlb.cli.progress import Progress
+from kernlb.cli.root import verb
+from kernlb.cli.session import Session, need_net_admin
+from kernlb.machine import wanted
+from kernlb.model import Table
+from kernlb.plan import Operation
+from kernlb.reconciler import Reconciler, Wanted
+
+_POLL = 0.25
+
+
+@verb("apply")
+@file_argument
+@click.option("--check", is_flag=True, help="Say what would change, change nothing, exit 0 either way.")
+@click.option(
+    "--deadline",
+    type=Duration(),
+    default="30s",
+    show_default=True,
+    help="How long a leaving server keeps its live connections; 0 removes at once.",
+)
+@click.option(
+    "--confirm",
+    type=Duration(),
+    metavar="DURATION",
+    help="Put everything back unless 'yes' is entered within this time.",
+)
+@consent_options
+def command(
+    session: Session,
+    file: str,
+    format: str | None,
+    check: bool,
+    deadline: float,
+    confirm: float | None,
+    accept_loss: bool,
+    adopt: bool,
+    shared_settings: bool,
+    take_port: bool,
+) -> int:
+    """Make the kernel what the configuration says, once.
+
+    What is new is added first. A server that leaves is quiesced (weight 0), waited for until its live connections
+    have ended or the deadline has passed, then removed. Interrupted, it stays quiesced, and the next apply finishes.
+    Applied again, nothing is written.
+
+    Exit status: 0 done, 1 error.
+    """
+    source = changes.read_source(file, format, accept_loss=accept_loss)
+    need_net_admin("apply")
+    allowed = consent(adopt=adopt, shared_settings=shared_settings, take_port=take_port)
+    if check:
+        reconciler = session.reconciler(source.config, allowed)
+        report(session, reconciler.plan(wanted(source.config, overrides=reconciler.state.overrides)), source)
+        return 0
+    session.places()
+    with session.writing("apply"):
+        reconciler = session.reconciler(source.config, allowed)
+        want = wanted(source.config, overrides=reconciler.state.overrides)
+        before = reconciler.plan(want)
+        for warning in before.warnings:
+            output.note(warning)
+        done = _carry_out(session, reconciler, want, deadline=deadline)
+        if confirm is not None and done and not _confirmed(confirm):
+            _put_back(session, reconciler, before.ours)
+            return 1
+    if session.as_json:
+        output.facts(changes.document(done, before.names, before.breaks))
+    elif done:
+        click.echo(changes.summary(done, done=True))
+    else:
+        click.echo(f"nothing to do: the kernel is as {source.file} says")
+    return 0
+
+
+def _carry_out(session: Session, reconciler: Reconciler, want: Wanted, *, deadline: float) -> list[Operation]:
+    """Step until nothing is left, printing each operation as it is done."""
+    done: list[Operation] = []
+    with Progress(quiet=session.as_json) as progress:
+        while True:
+            step = reconciler.step(want, deadline=deadline, now=time.time())
+            done += step.done
+            if not session.as_json:
+                for op in step.done:
+                    progress.print(changes.line(op, reconciler.state.names, {}))
+            if not step.waiting:
+                return done
+            progress.waiting(step.waiting, reconciler.state, deadline=deadline, now=time.time())
+            time.sleep(_POLL)
+
+
+def _confirmed(seconds: float) -> bool:
+    """Whether the user enters yes in time. A lost terminal is a no: that is what --confirm is for."""
+    for lost in (signal.SIGHUP, signal.SIGTERM):
+        signal.signal(lost, signal.default_int_handler)
+    click.echo(f"kernlb: applied; enter 'yes' within {seconds:g} s to keep it: ", err=True, nl=False)
+    end = time.monotonic() + seconds
+    try:
+        while (left := end - time.monotonic()) > 0:
+            if not select([sys.stdin], [], [], left)[0]:
+                break
+            entered = sys.stdin.readline()
+            if entered.strip().lower() in ("y", "yes"):
+                return True
+            if not entered:
+                # Standard input is closed: nobody can say yes, but the time to look at the result is still given.
+                time.sleep(max(0.0, end - time.monotonic()))
+    except (KeyboardInterrupt, OSError):
+        pass
+    return False
+
+
+def _put_back(session: Session, reconciler: Reconciler, before: Table) -> None:
+    output.note("not confirmed: putting back what was there before")
+    operations = reconciler.restore(before)
+    for op in operations:
+        if not session.as_json:
+            output.change(changes.line(op, reconciler.state.names, {}))

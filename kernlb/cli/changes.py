@@ -1,0 +1,53 @@
+"""How operations look: the lines and the JSON that plan, apply and clear share."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from kernlb.desired import Name
+from kernlb.formats.detect import Format
+from kernlb.model import Key
+from kernlb.plan import Operation, Verb
+from kernlb.source import Source, read, refuse_loss
+from kernlb.text import operation, thing
+
+Names = Mapping[Key, Name]
+Breaks = Mapping[Key, int | None]
+
+
+def read_source(file: str, format: str | None, *, accept_loss: bool) -> Source:
+    """The file, refused where lines would be dropped without the user's word."""
+    source = read(file, format=Format(format) if format else None)
+    if not accept_loss:
+        refuse_loss(source)
+    return source
+
+
+def line(op: Operation, names: Names, breaks: Breaks) -> str:
+    live = breaks.get(op.key)
+    return operation(op, names) + (f"  (live connections: {live})" if live else "")
+
+
+def summary(operations: Iterable[Operation], *, done: bool) -> str:
+    """2 to add, 1 to remove; or 2 added, 1 removed."""
+    words = {
+        Verb.ADD: ("to add", "added"),
+        Verb.CHANGE: ("to change", "changed"),
+        Verb.QUIESCE: ("to quiesce", "quiesced"),
+        Verb.REMOVE: ("to remove", "removed"),
+    }
+    verbs = [op.verb for op in operations]
+    return ", ".join(f"{verbs.count(kind)} {word[done]}" for kind, word in words.items() if kind in verbs)
+
+
+def document(operations: Iterable[Operation], names: Names, breaks: Breaks) -> dict[str, Any]:
+    """What plan, apply and clear say in JSON. `breaks` counts live connections; null where the kernel cannot know."""
+    listed = [
+        {
+            "verb": str(op.verb),
+            "object": thing(op.key, names),
+            "text": operation(op, names),
+            "breaks": breaks.get(op.key, 0),
+        }
+        for op in operations
+    ]
+    return {"changed": bool(listed), "operations": listed}
