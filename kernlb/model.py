@@ -55,6 +55,7 @@ class Scheduler(StrEnum):
     MH = "mh"
     SED = "sed"
     NQ = "nq"
+    TWOS = "twos"
     MAGLEV = "maglev"
 
 
@@ -220,7 +221,9 @@ class Persistence:
 
 @dataclass(frozen=True, slots=True)
 class VirtualService:
-    scheduler: Scheduler
+    """`scheduler` is a plain str where a foreign service uses one that kernlb does not know."""
+
+    scheduler: Scheduler | str
     flags: frozenset[SchedulerFlag] = frozenset()
     persistence: Persistence | None = None
     one_packet: bool = False

@@ -1,0 +1,110 @@
+"""What IPVS tells in /proc/net: a cheap digest of its table against drift, and its connections one by one."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+from kernlb.model import Endpoint, EngineName, Family, Fwmark, IPAddress, Protocol, ServerKey, ServiceKey
+
+# Of the calling thread: a worker may have entered another network namespace than the process.
+_PROC = Path("/proc/thread-self/net")
+_TABLE = "ip_vs"
+_CONNECTIONS = "ip_vs_conn"
+# ActiveConn and InActConn, which change without anybody configuring anything.
+_COUNTS = re.compile(rb"[ \t]+\d+[ \t]+\d+[ \t]*$", re.MULTILINE)
+_SERVICE_STARTS = re.compile(rb"^(?=\S)", re.MULTILINE)
+_PROTOCOLS = {protocol.upper(): protocol for protocol in Protocol}
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """`expires` in seconds, unless packets come. `state` as the kernel names it: ESTABLISHED, FIN_WAIT, UDP..."""
+
+    protocol: Protocol
+    client: IPAddress
+    client_port: int
+    virtual: IPAddress
+    virtual_port: int
+    server: IPAddress
+    server_port: int
+    state: str
+    expires: int
+
+
+def digest() -> Mapping[ServiceKey, int]:
+    """By virtual service; empty where there are none, or no IPVS. Numbers mean nothing outside this process."""
+    try:
+        return parse_digest((_PROC / _TABLE).read_bytes())
+    except FileNotFoundError:
+        return {}
+
+
+def connections(server: ServerKey) -> Sequence[Connection]:
+    try:
+        text = (_PROC / _CONNECTIONS).read_text()
+    except FileNotFoundError:
+        return ()
+    found = (parse_connection(line) for line in text.splitlines()[1:])
+    return tuple(connection for connection in found if connection is not None and _belongs(connection, server))
+
+
+def parse_digest(table: bytes) -> dict[ServiceKey, int]:
+    services = _SERVICE_STARTS.split(table)
+    found: dict[ServiceKey, int] = {}
+    for block in services[1:]:
+        head, _, body = block.partition(b"\n")
+        for key in _keys(head.decode("ascii", "replace").split()):
+            # A mark of each family looks alike here: both are named when either changes.
+            found[key] = hash((found.get(key, 0), head, frozenset(_COUNTS.sub(b"", body).splitlines())))
+    return found
+
+
+def parse_connection(line: str) -> Connection | None:
+    """None for persistence templates and for protocols that the model does not know."""
+    match line.split():
+        case [protocol, client, client_port, virtual, virtual_port, server, server_port, state, expires, *_] if (
+            protocol in _PROTOCOLS
+        ):
+            return Connection(
+                _PROTOCOLS[protocol],
+                _address(client),
+                int(client_port, 16),
+                _address(virtual),
+                int(virtual_port, 16),
+                _address(server),
+                int(server_port, 16),
+                state,
+                int(expires),
+            )
+    return None
+
+
+def _keys(words: list[str]) -> list[ServiceKey]:
+    match words:
+        case ["FWM", mark, *_]:
+            return [Fwmark(family, int(mark, 16)) for family in Family]
+        case [protocol, where, *_] if protocol in _PROTOCOLS and ":" in where:
+            address, _, port = where.rpartition(":")
+            return [Endpoint(EngineName.IPVS, _PROTOCOLS[protocol], _address(address.strip("[]")), int(port, 16))]
+    return []
+
+
+def _address(text: str) -> IPAddress:
+    return IPv6Address(text.strip("[]")) if ":" in text else IPv4Address(int(text, 16))
+
+
+def _belongs(connection: Connection, server: ServerKey) -> bool:
+    if connection.server != server.address or connection.client_port == 0:
+        return False
+    if server.port not in (0, connection.server_port):
+        return False
+    service = server.service
+    if isinstance(service, Fwmark):
+        return True
+    return (
+        connection.protocol is service.protocol
+        and connection.virtual == service.address
+        and service.port in (0, connection.virtual_port)
+    )
