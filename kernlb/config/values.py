@@ -120,6 +120,7 @@ class Service:
     panic: float = 0.0
     on_failure: OnFailure = OnFailure.REMOVE
     all_backups: bool = False
+    pool: str | None = None  # the name of the servers together, where it is not the service's (a backend)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
