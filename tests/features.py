@@ -15,8 +15,6 @@ from enum import StrEnum
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 REQUIRE = "KERNLB_REQUIRE"
 
 
@@ -76,6 +74,8 @@ def required() -> frozenset[Feature]:
 
 def need(*features: Feature) -> None:
     """Skip the running test unless the machine has all of these; fail it where the missing one is required."""
+    import pytest  # The demo asks for features too, where there is no pytest.
+
     for feature in features:
         if reason := absent(feature):
             message = f"needs {feature}: {reason}"

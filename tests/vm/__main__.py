@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from tests.features import Feature, absent
 from tests.vm import guest
 from tests.vm.errors import GuestError
 from tests.vm.initramfs import initramfs
@@ -21,6 +22,8 @@ from tests.vm.kernel import Filesystem, kernel
 
 def main() -> int:
     options = _options()
+    if options.unless_ipvs and options.command and not absent(Feature.IPVS):
+        os.execvp(options.command[0], options.command)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     try:
@@ -64,6 +67,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--cpus", type=int, default=1, help="(1, which boots fastest)")
     parser.add_argument("--kvm", action="store_true", help="use KVM; by default TCG, which always works")
     parser.add_argument("--filesystem", type=Filesystem, choices=list(Filesystem), help="(the best there is)")
+    parser.add_argument("--unless-ipvs", action="store_true", help="no guest if the running kernel has IPVS")
     parser.add_argument("--verbose", action="store_true", help="say how long it took")
     parser.add_argument("command", nargs="*", help="without one: only fetch and build what a guest needs")
     return parser.parse_args()

@@ -24,7 +24,7 @@ from tests.features import GUEST_KERNEL, REQUIRE, Feature, absent
 IN_GUEST = "KERNLB_GUEST"
 REPORTS = "KERNLB_GUEST_REPORTS"
 SUITE_TIMEOUT = "KERNLB_GUEST_TIMEOUT"
-PASSED_ON = (REQUIRE, "HYPOTHESIS_PROFILE", "PYTHONDEVMODE")
+PASSED_ON = (REQUIRE, "PYTHONPATH", "HYPOTHESIS_PROFILE", "PYTHONDEVMODE")
 # Python in an emulated machine is ten to twenty times slower.
 SLOWNESS = 3
 POLL = 0.1
@@ -129,6 +129,7 @@ def guest(config: pytest.Config, items: list[pytest.Item]) -> Iterator[Guest]:
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(config.rootpath)]
         command += [
             f"--tb={config.option.tbstyle}",
+            f"--capture={config.option.capture}",
             f"--verbosity={config.option.verbose}",
             f"--maxfail={config.option.maxfail or 0}",
             *timeout_option(config),
