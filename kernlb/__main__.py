@@ -1,0 +1,5 @@
+"""python -m kernlb"""
+
+from kernlb.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Real traffic between network namespaces of this machine: a client, a director, real servers, and what happens."""
