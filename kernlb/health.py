@@ -51,8 +51,9 @@ class Health:
 
     __slots__ = ("_administration", "_check", "_streak", "_up", "response_time", "state", "verdict")
 
-    def __init__(self, check: Check, *, now: float, last: State | None = None) -> None:
-        """`last` is the state before a restart; heeded only where the check starts from it."""
+    def __init__(self, check: Check, *, now: float, last: State | None = None, resume: State | None = None) -> None:
+        """`last` is the state before a restart, heeded only where the check starts from it; `resume` the state that
+        another check of the same server left, heeded always."""
         self._check = check
         self._streak = 0  # verdicts in a row against the standing
         self._up: bool | None = None
@@ -60,8 +61,10 @@ class Health:
         self.response_time: float | None = None
         self.verdict: Verdict | None = None
         self.state = State(status=Status.UNKNOWN, since=now, reason="not checked yet")
-        if check.start is Start.LAST and last is not None:
-            self._adopt(last)
+        if resume is None and check.start is Start.LAST:
+            resume = last
+        if resume is not None:
+            self._adopt(resume)
         elif check.start is Start.DOWN:
             self._up = False
             self._streak = check.rise - 1  # as HAProxy's init-state down: the first success brings it up
@@ -80,11 +83,6 @@ class Health:
                 self._administration = Administration.MAINT
             case Status.UNKNOWN:
                 pass
-
-    def replaced(self, check: Check) -> None:
-        """The check changed its options and not its target: the standing stays, counts start again."""
-        self._check = check
-        self._streak = 0
 
     def judge(self, verdict: Verdict, now: float) -> State | None:
         """Takes one verdict; returns the new state where anything that people or weights see has changed."""

@@ -43,7 +43,7 @@ class Code(StrEnum):
 class Orders:
     """What stays in force until the server says otherwise; None leaves as it was.
 
-    `share` is a fraction of the configured weight, 0..2.56 (HAProxy bounds the product at 256); `weight` replaces it,
+    `share` is a fraction of the configured weight, 0..256; `weight` replaces it,
     in configured units. `up` acts at once, past rise and fall.
     """
 

@@ -1,0 +1,331 @@
+"""Runs checks on time and feeds Health. Knows no kernel tables and decides no weights: it tells what changed.
+
+One probe serves every server that asks the same of the same address. Due probes wait in buckets of `TICK` seconds, so
+that a round of ten thousand costs a few hundred wake-ups.
+"""
+
+import asyncio
+import heapq
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Generic, TypeVar
+
+from kernlb.checks.base import Prober, Target, target_of
+from kernlb.checks.kinds import Probers
+from kernlb.checks.spec import Address, Check
+from kernlb.checks.verdict import Code, Outcome, Verdict
+from kernlb.health import Health, State, combined
+
+TICK = 0.01  # seconds
+HURRY = 0.1  # seconds between the probes of a server that somebody suspects
+FIRST_ROUND = 2.0  # seconds over which first probes are spread, at most
+HEARTBEAT = 1.0  # seconds between heartbeats, at most
+GOLDEN = 0.6180339887498949  # its multiples spread evenly, however many there are
+
+K = TypeVar("K", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched(Generic[K]):
+    """A server to check, under the caller's key. `timed` asks for every response time (least-response-time)."""
+
+    key: K
+    address: Address
+    port: int
+    checks: tuple[Check, ...]
+    timed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Change(Generic[K]):
+    key: K
+    before: State
+    after: State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """`asked` checks were wanted and `probed` targets serve them. Lateness is of starts, in seconds."""
+
+    asked: int
+    probed: int
+    started: int
+    internal: int  # verdicts that the director's own shortages prevented
+    outcomes: Mapping[Outcome, int]
+    lateness_p50: float
+    lateness_p99: float
+
+    @property
+    def saved(self) -> int:
+        """Probes that sharing saves in each round."""
+        return self.asked - self.probed
+
+
+class _Entry(Generic[K]):
+    """One target's course: its health, who asks, and when it is next due."""
+
+    __slots__ = ("due", "flying", "gone", "health", "hurried", "servers", "started", "target", "tick", "timed")
+
+    def __init__(self, target: Target, health: Health) -> None:
+        self.target = target
+        self.health = health
+        self.servers: list[_Server[K]] = []
+        self.timed: tuple[K, ...] = ()
+        self.tick = 0
+        self.due = 0.0
+        self.started = 0.0
+        self.flying = False
+        self.hurried = 0
+        self.gone = False
+
+
+class _Server(Generic[K]):
+    __slots__ = ("entries", "state", "watched")
+
+    def __init__(self, watched: Watched[K], entries: list[_Entry[K]]) -> None:
+        self.watched = watched
+        self.entries = entries
+        self.state = combined([entry.health.state for entry in entries])
+
+
+Identity = tuple[Check, Address, int]
+
+
+def spread_evenly(index: int) -> float:
+    """Where in the first round the index-th target starts, 0..1: even for any number of targets."""
+    return index * GOLDEN % 1.0
+
+
+class Checker(Generic[K]):
+    """Made inside a running event loop. `replace` says whom to check; `changed` is told of every change of a server's
+    state, and `sampled` of response times. Times of states come from `clock` (wall clock, seconds)."""
+
+    def __init__(
+        self,
+        changed: Callable[[Sequence[Change[K]]], None],
+        *,
+        sampled: Callable[[K, float, float], None] | None = None,
+        heartbeat: Callable[[], None] | None = None,
+        spread: Callable[[int], float] = spread_evenly,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._changed = changed
+        self._sampled = sampled
+        self._heartbeat = heartbeat
+        self._spread = spread
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._probers = Probers(self._judge)
+        self._entries: dict[Identity, _Entry[K]] = {}
+        self._flying: dict[Target, _Entry[K]] = {}
+        self._servers: dict[K, _Server[K]] = {}
+        self._buckets: dict[int, list[_Entry[K]]] = {}
+        self._ticks: list[int] = []
+        self._wake: asyncio.TimerHandle | None = None
+        self._beat: asyncio.TimerHandle | None = None
+        self._started = 0
+        self._internal = 0
+        self._outcomes: Counter[Outcome] = Counter()
+        self._lateness = [0] * 1001  # by milliseconds; the last holds all beyond
+        self._pulse()
+
+    # --- whom to check
+
+    def replace(self, servers: Iterable[Watched[K]], *, last: Mapping[K, Sequence[State]] | None = None) -> None:
+        """Checks these and no others from now on. A server known under its key, at the same address, keeps its state
+        whatever became of its checks; of the others, `last` may tell what they were before a restart (`standing`)."""
+        before, self._servers = self._servers, {}
+        former, self._entries = self._entries, {}
+        for watched in servers:
+            known = before.get(watched.key)
+            entries = [
+                self._entry(former, check, watched, number, known, (last or {}).get(watched.key, ()))
+                for number, check in enumerate(watched.checks)
+            ]
+            if not entries:
+                continue
+            server = self._servers[watched.key] = _Server(watched, entries)
+            for entry in entries:
+                entry.servers.append(server)
+            if watched.timed:
+                entries[0].timed += (watched.key,)
+        for identity, entry in former.items():
+            if identity not in self._entries:
+                entry.gone = True
+
+    def _entry(
+        self,
+        former: dict[Identity, _Entry[K]],
+        check: Check,
+        watched: Watched[K],
+        number: int,
+        known: "_Server[K] | None",
+        last: Sequence[State],
+    ) -> _Entry[K]:
+        address = watched.address if check.address is None else check.address
+        port = watched.port if check.port is None else check.port
+        identity = (check, address, port)
+        entry = self._entries.get(identity)
+        if entry is not None:
+            return entry
+        entry = former.get(identity)
+        if entry is not None:
+            entry.servers, entry.timed = [], ()
+        else:
+            now = self._clock()
+            if known is not None and known.watched.address == watched.address and number < len(known.entries):
+                health = Health(check, now=now, resume=known.entries[number].health.state)
+            else:
+                health = Health(check, now=now, last=last[number] if number < len(last) else None)
+            entry = _Entry(target_of(check, address, port), health)
+            delay = self._spread(len(self._entries)) * min(check.interval, FIRST_ROUND)
+            self._schedule(entry, self._loop.time() + delay)
+        self._entries[identity] = entry
+        return entry
+
+    def states(self) -> dict[K, State]:
+        return {key: server.state for key, server in self._servers.items()}
+
+    def standing(self) -> dict[K, tuple[State, ...]]:
+        """Each server's state by check, for `replace` after a restart."""
+        return {key: tuple(entry.health.state for entry in server.entries) for key, server in self._servers.items()}
+
+    def verdicts(self, key: K) -> tuple[Verdict | None, ...]:
+        """The latest verdict of each of a server's checks."""
+        server = self._servers.get(key)
+        return () if server is None else tuple(entry.health.verdict for entry in server.entries)
+
+    def response_time(self, key: K) -> float | None:
+        """Seconds, as its first check that measures one last measured."""
+        server = self._servers.get(key)
+        times = [] if server is None else [entry.health.response_time for entry in server.entries]
+        return next((seconds for seconds in times if seconds is not None), None)
+
+    def hasten(self, key: K) -> None:
+        """Somebody saw this server fail: probe it at once, and every `HURRY` seconds until its state is settled."""
+        server = self._servers.get(key)
+        for entry in () if server is None else server.entries:
+            # A verdict under way may be of the time before: one more probe follows it, whatever it says.
+            entry.hurried = 2 if entry.flying else 1
+            if not entry.flying:
+                self._schedule(entry, max(self._loop.time(), entry.started + HURRY))
+
+    # --- when
+
+    def _schedule(self, entry: _Entry[K], due: float) -> None:
+        tick = ceil(due / TICK)
+        entry.due, entry.tick = due, tick
+        bucket = self._buckets.get(tick)
+        if bucket is not None:
+            bucket.append(entry)
+            return
+        self._buckets[tick] = [entry]
+        heapq.heappush(self._ticks, tick)
+        if self._ticks[0] == tick:
+            self._set_wake()
+
+    def _set_wake(self) -> None:
+        if self._wake is not None:
+            self._wake.cancel()
+        self._wake = self._loop.call_at(self._ticks[0] * TICK, self._turn) if self._ticks else None
+
+    def _turn(self) -> None:
+        self._wake = None
+        now = self._loop.time()
+        tick_now = int(now / TICK + 1e-6)
+        due: list[_Entry[K]] = []
+        while self._ticks and self._ticks[0] <= tick_now:
+            tick = heapq.heappop(self._ticks)
+            # An entry that was hastened stands in two buckets; only its latest place counts.
+            due += [entry for entry in self._buckets.pop(tick) if entry.tick == tick and not entry.flying]
+        self._start([entry for entry in due if not entry.gone], now)
+        if self._wake is None:
+            self._set_wake()
+
+    def _start(self, due: list[_Entry[K]], now: float) -> None:
+        by_prober: dict[Prober, list[Target]] = defaultdict(list)
+        for entry in due:
+            entry.flying = True
+            late = now - entry.due
+            self._lateness[min(int(late * 1000), 1000)] += 1
+            # Keep the phase when a little late, so that rounds neither drift nor bunch.
+            entry.started = entry.due if late < entry.target.check.interval else now
+            self._flying[entry.target] = entry
+            by_prober[self._probers.of(entry.target)].append(entry.target)
+        self._started += len(due)
+        for prober, targets in by_prober.items():
+            prober.start(targets)
+
+    # --- what came of it
+
+    def _judge(self, verdicts: Sequence[tuple[Target, Verdict]]) -> None:
+        now, wall = self._loop.time(), self._clock()
+        moved: dict[K, _Server[K]] = {}
+        for target, verdict in verdicts:
+            entry = self._flying.pop(target)
+            entry.flying = False
+            self._outcomes[verdict.outcome] += 1
+            if verdict.code is Code.INTERNAL:
+                self._internal += 1
+            if entry.gone:
+                continue
+            health = entry.health
+            if health.judge(verdict, wall) is not None:
+                for server in entry.servers:
+                    moved[server.watched.key] = server
+            if entry.timed and verdict.seconds is not None and self._sampled is not None:
+                for key in entry.timed:
+                    self._sampled(key, verdict.seconds, now)
+            interval = health.interval
+            if entry.hurried:
+                if entry.hurried == 2 or health.in_transition:
+                    entry.hurried, interval = 1, min(interval, HURRY)
+                else:
+                    entry.hurried = 0
+            self._schedule(entry, max(now, entry.started + interval))
+        if moved:
+            self._tell(moved.values())
+
+    def _tell(self, moved: Iterable[_Server[K]]) -> None:
+        changes = []
+        for server in moved:
+            before, server.state = server.state, combined([entry.health.state for entry in server.entries])
+            if before != server.state:
+                changes.append(Change(server.watched.key, before, server.state))
+        if changes:
+            self._changed(changes)
+
+    def _pulse(self) -> None:
+        """Runs in the same loop as the probes: when they stall, so does the heartbeat."""
+        if self._heartbeat is not None:
+            self._heartbeat()
+        self._beat = self._loop.call_later(HEARTBEAT, self._pulse)
+
+    def statistics(self) -> Statistics:
+        return Statistics(
+            asked=sum(len(entry.servers) for entry in self._entries.values()),
+            probed=len(self._entries),
+            started=self._started,
+            internal=self._internal,
+            outcomes=dict(self._outcomes),
+            lateness_p50=self._late(0.50),
+            lateness_p99=self._late(0.99),
+        )
+
+    def _late(self, share: float) -> float:
+        left = share * sum(self._lateness)
+        for milliseconds, count in enumerate(self._lateness):
+            left -= count
+            if left <= 0:
+                return milliseconds / 1000
+        return 1.0
+
+    def close(self) -> None:
+        """Stops every probe and frees every descriptor. States stay readable."""
+        for handle in (self._wake, self._beat):
+            if handle is not None:
+                handle.cancel()
+        self._probers.close()

@@ -1,0 +1,129 @@
+"""What every probe shares: its target, its socket's path, and the protocol that starts many and reports many.
+
+A failing check is a verdict: nothing here or in the probes raises at the caller for what a server does.
+"""
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from kernlb.checks.spec import Address, Check
+from kernlb.checks.verdict import Code, Outcome, Verdict
+
+# The director's own shortages say nothing about the server.
+OWN_FAULTS = frozenset(
+    {
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOBUFS,
+        errno.ENOMEM,
+        errno.EADDRNOTAVAIL,
+        errno.EADDRINUSE,
+        errno.EAGAIN,
+        errno.EPERM,
+        errno.EACCES,
+        errno.ENODEV,
+        errno.EAFNOSUPPORT,
+    }
+)
+IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h
+LINGER_RESET = b"\x01\x00\x00\x00\x00\x00\x00\x00"  # struct linger {1, 0}: close by reset, no TIME_WAIT
+
+
+SocketOption = tuple[int, int, int | bytes]  # level, name, value
+SocketOptions = tuple[SocketOption, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Target:
+    """One thing to probe, with its socket's path worked out once. Compares by identity: hashing is per probe."""
+
+    check: Check
+    address: Address
+    port: int
+    family: socket.AddressFamily
+    sockaddr: tuple[str, int]
+    source: tuple[str, int] | None
+    options: SocketOptions
+    path: "Path"
+    patience: float
+
+
+# What two sockets must share to be used for one another.
+Path = tuple[int, tuple[str, int] | None, SocketOptions]
+
+
+def target_of(check: Check, address: Address, port: int) -> Target:
+    """The target of a check of `address` and `port`."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    source = None if check.bind_address is None else (str(check.bind_address), 0)
+    options = _path_options(check)
+    return Target(
+        check=check,
+        address=address,
+        port=port,
+        family=family,
+        sockaddr=(str(address), port),
+        source=source,
+        options=options,
+        path=(family, source, options),
+        patience=check.patience,
+    )
+
+
+Report = Callable[[Sequence[tuple[Target, Verdict]]], None]
+
+
+class Prober(Protocol):
+    """Starts probes in batches and hands verdicts to its Report in batches: one for each target started.
+
+    A target is started again only after its verdict. Runs in the event loop it was made in.
+    """
+
+    def start(self, targets: Sequence[Target]) -> None: ...
+
+    def close(self) -> None:
+        """Drops what is under way, without verdicts, and every descriptor."""
+
+
+def _path_options(check: Check) -> SocketOptions:
+    """Socket options (level, name, value) that put a probe on its check's path."""
+    options: list[SocketOption] = []
+    if check.mark is not None:
+        options.append((socket.SOL_SOCKET, socket.SO_MARK, check.mark))
+    if check.interface is not None:
+        options.append((socket.SOL_SOCKET, socket.SO_BINDTODEVICE, check.interface.encode()))
+    if check.bind_address is not None:
+        options.append((socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1))
+    return tuple(options)
+
+
+def opened(target: Target, kind: socket.SocketKind, protocol: int = 0) -> socket.socket:
+    """A non-blocking socket on the check's path, not yet connected. Raises OSError."""
+    sock = socket.socket(target.family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
+    try:
+        for level, name, value in target.options:
+            sock.setsockopt(level, name, value)
+        if kind == socket.SOCK_STREAM:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+        if target.source is not None:
+            sock.bind(target.source)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def refused(number: int, code: Code = Code.L4CON) -> Verdict:
+    """The verdict of an errno: down, unless the director itself was short of something."""
+    reason = os.strerror(number).lower()
+    if number in OWN_FAULTS:
+        return Verdict(Outcome.NEUTRAL, Code.INTERNAL, f"{reason}, at the director itself")
+    return Verdict(Outcome.DOWN, code, reason)
+
+
+def timed_out(code: Code, seconds: float) -> Verdict:
+    return Verdict(Outcome.DOWN, code, f"no answer within {seconds:g} s")
