@@ -351,11 +351,18 @@ def services(table: Table) -> Iterator[tuple[ServiceKey, VirtualService]]:
             yield key, value
 
 
-def servers(table: Table, service: ServiceKey | None = None) -> Iterator[tuple[ServerKey, RealServer]]:
-    """The real servers of one virtual service, or all of them."""
+def servers(table: Table) -> Iterator[tuple[ServerKey, RealServer]]:
     for key, value in table.items():
-        if isinstance(key, ServerKey) and isinstance(value, RealServer) and service in (None, key.service):
+        if isinstance(key, ServerKey) and isinstance(value, RealServer):
             yield key, value
+
+
+def servers_by_service(table: Table) -> dict[ServiceKey, list[tuple[ServerKey, RealServer]]]:
+    """The real servers of each virtual service; a service without any is there with an empty list."""
+    found: dict[ServiceKey, list[tuple[ServerKey, RealServer]]] = {key: [] for key, _ in services(table)}
+    for key, server in servers(table):
+        found.setdefault(key.service, []).append((key, server))
+    return found
 
 
 def service_of(key: Key) -> ServiceKey | None:

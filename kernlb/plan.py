@@ -87,24 +87,20 @@ def play(operations: Iterable[Operation], observed: Table) -> Table:
     Raises KeyError or ValueError where an operation does not fit what it meets, as a kernel would refuse it.
     """
     table = dict(observed)
+    dropped = set()
     for operation in operations:
         key, after = operation.key, operation.after
-        match operation.verb:
-            case Verb.ADD:
-                if key in table:
-                    raise ValueError(f"exists: {key}")
-                if isinstance(key, ServerKey) and key.service not in table:
-                    raise KeyError(key.service)
-            case Verb.CHANGE | Verb.QUIESCE | Verb.REMOVE:
-                if key not in table:
-                    raise KeyError(key)
-        if after is None:
-            del table[key]
-            for orphan in [k for k in table if isinstance(k, ServerKey) and k.service == key]:
-                del table[orphan]
-        else:
+        if isinstance(key, ServerKey) and (key.service not in table or key.service in dropped):
+            raise KeyError(key.service)
+        if (operation.verb is Verb.ADD) == (key in table):
+            raise ValueError(f"exists: {key}") if key in table else KeyError(key)
+        if after is not None:
             table[key] = after
-    return table
+        else:
+            del table[key]
+            if isinstance(key, Endpoint | Fwmark):
+                dropped.add(key)
+    return {key: value for key, value in table.items() if not (isinstance(key, ServerKey) and key.service in dropped)}
 
 
 def leaving(operations: Iterable[Operation], observed: Table) -> list[ServerKey]:
@@ -121,10 +117,3 @@ def quiesce(keys: Iterable[ServerKey], observed: Table) -> list[Operation]:
         for key, server in found
         if isinstance(server, RealServer) and server.weight != 0
     ]
-
-
-def split(operations: Iterable[Operation]) -> tuple[list[Operation], list[Operation]]:
-    """What can be done at once, and the removals that wait for live connections to end."""
-    operations = list(operations)
-    removals = [operation for operation in operations if operation.verb is Verb.REMOVE]
-    return [operation for operation in operations if operation.verb is not Verb.REMOVE], removals

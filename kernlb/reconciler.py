@@ -157,13 +157,13 @@ class Reconciler:
         if not removed:
             return {}
         counters = self.kernel.counters()
-        breaks: dict[Key, int | None] = {}
-        for key in removed:
-            parts = [k for k in observed if isinstance(k, ServerKey) and key in (k, k.service)]
-            lives = [counters[part].live for part in parts if part in counters]
-            known = [live for live in lives if live is not None]
-            breaks[key] = sum(known) if len(known) == len(parts) else None
-        return breaks
+        parts: dict[Key, list[int | None]] = {}
+        for key in observed:
+            if isinstance(key, ServerKey):
+                live = counters.get(key, Counters()).live
+                parts.setdefault(key, []).append(live)
+                parts.setdefault(key.service, []).append(live)
+        return {key: _sum(parts.get(key, [])) for key in removed}
 
     def _refuse_taken_ports(self, operations: Iterable[Operation]) -> None:
         for operation in operations:
@@ -177,6 +177,16 @@ class Reconciler:
                     f"which {thing(key).removeprefix('mark for ')} would take from it",
                     hint="bind a specific address, stop that process, or take the port with --take-port",
                 )
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """Unknown where any part is."""
+    total = 0
+    for count in counts:
+        if count is None:
+            return None
+        total += count
+    return total
 
 
 def _may_go(counters: Counters, *, elapsed: float, deadline: float) -> bool:

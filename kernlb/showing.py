@@ -18,7 +18,7 @@ from kernlb.model import (
     SourceKey,
     Table,
     VirtualService,
-    servers,
+    servers_by_service,
     services,
 )
 from kernlb.text import socket_address
@@ -33,12 +33,13 @@ def services_document(
 ) -> list[dict[str, Any]]:
     """The `services` of `show --json`: null for what an engine cannot know, never 0."""
     sources = [key for key in table if isinstance(key, SourceKey)]
+    members = servers_by_service(table)
     documents = []
     for key, service in services(table):
         name = names.get(key) if key in owned else None
         mark = _mark(key, table)
         rows = []
-        for server_key, server in servers(table, key):
+        for server_key, server in members[key]:
             fullnat = any(
                 s.mark == mark and s.address == server_key.address and s.port == server_key.port for s in sources
             )

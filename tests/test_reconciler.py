@@ -1,0 +1,234 @@
+"""Laws of the one writer, on the memory engine."""
+
+from collections.abc import Collection
+from dataclasses import replace
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from kernlb.desired import Desired, Name
+from kernlb.engines.memory import Memory
+from kernlb.errors import Conflict, KernelError
+from kernlb.kernel import Kernel
+from kernlb.model import (
+    Counters,
+    Endpoint,
+    EngineName,
+    Family,
+    Forwarding,
+    Key,
+    Mark,
+    MarkKey,
+    Protocol,
+    RealServer,
+    Scheduler,
+    ServerKey,
+    ServiceKey,
+    Sysctl,
+    SysctlKey,
+    Table,
+    VirtualService,
+)
+from kernlb.plan import Operation, Verb
+from kernlb.reconciler import SETTLE, Consent, Reconciler
+from kernlb.state import Store
+
+WEB = Endpoint(EngineName.IPVS, Protocol.TCP, IPv4Address("192.0.2.1"), 80)
+THEIRS = Endpoint(EngineName.IPVS, Protocol.TCP, IPv4Address("192.0.2.99"), 80)
+ONE, TWO = (ServerKey(WEB, IPv4Address(f"10.0.0.{n}"), 80) for n in (1, 2))
+SERVICE = VirtualService(Scheduler.WRR)
+SERVER = RealServer(Forwarding.NAT, 1)
+FORWARD = SysctlKey("net.ipv4.ip_forward")
+BOTH: Table = {FORWARD: Sysctl("1"), WEB: SERVICE, ONE: SERVER, TWO: SERVER}
+ONLY_ONE: Table = {FORWARD: Sysctl("1"), WEB: SERVICE, ONE: SERVER}
+
+
+class Busy(Memory):
+    """A memory engine whose servers have live connections."""
+
+    def __init__(self, table: Table | None = None) -> None:
+        super().__init__(table)
+        self.live: dict[Key, int] = {}
+
+    def counters(self) -> dict[Key, Counters]:
+        return {key: Counters(active_connections=self.live.get(key, 0)) for key in self.read()}
+
+
+class Broken(Memory):
+    """Refuses one key."""
+
+    def __init__(self, refused: Key) -> None:
+        super().__init__()
+        self.refused = refused
+
+    def apply(self, operations: Collection[Operation]) -> None:
+        for operation in operations:
+            if operation.key == self.refused:
+                raise KernelError("no", errno=22)
+            super().apply([operation])
+
+
+def reconciler(engine: Memory, path: Path, **consent: bool) -> Reconciler:
+    return Reconciler(
+        Kernel({EngineName.IPVS: engine}), Store(path / "state.json"), Consent(**consent), lambda key: None
+    )
+
+
+def want(table: Table, absent: Collection[ServerKey] = ()):
+    def wanted(foreign: Collection[ServiceKey]) -> Desired:
+        return Desired(dict(table), {WEB: Name("web")}, set(absent))
+
+    return wanted
+
+
+def test_a_step_makes_the_kernel_as_wanted_and_the_next_writes_nothing(tmp_path: Path) -> None:
+    engine = Memory({FORWARD: Sysctl("0")})
+    writer = reconciler(engine, tmp_path)
+    assert not writer.step(want(BOTH), deadline=30, now=0).waiting
+    assert engine.read() == BOTH
+    count = len(engine.written)
+    assert writer.step(want(BOTH), deadline=30, now=1).done == []
+    assert len(engine.written) == count
+
+
+def test_a_leaving_server_is_quiesced_and_goes_when_its_connections_have_ended(tmp_path: Path) -> None:
+    engine = Busy()
+    writer = reconciler(engine, tmp_path)
+    writer.step(want(BOTH), deadline=30, now=0)
+    engine.live[TWO] = 2
+    step = writer.step(want(ONLY_ONE), deadline=30, now=10)
+    assert step.waiting == {TWO: 2}
+    assert [op.verb for op in step.done] == [Verb.QUIESCE]
+    assert engine.read()[TWO] == replace(SERVER, weight=0)
+    assert writer.step(want(ONLY_ONE), deadline=30, now=12).done == []
+    engine.live[TWO] = 0
+    assert [op.verb for op in writer.step(want(ONLY_ONE), deadline=30, now=13).done] == [Verb.REMOVE]
+    assert engine.read() == ONLY_ONE
+
+
+def test_an_idle_server_settles_before_it_goes(tmp_path: Path) -> None:
+    engine = Busy()
+    writer = reconciler(engine, tmp_path)
+    writer.step(want(BOTH), deadline=30, now=0)
+    assert writer.step(want(ONLY_ONE), deadline=30, now=10).waiting == {TWO: 0}
+    assert not writer.step(want(ONLY_ONE), deadline=30, now=10 + SETTLE).waiting
+
+
+def test_the_deadline_removes_whatever_is_left(tmp_path: Path) -> None:
+    engine = Busy()
+    writer = reconciler(engine, tmp_path)
+    writer.step(want(BOTH), deadline=30, now=0)
+    engine.live[TWO] = 1
+    writer.step(want(ONLY_ONE), deadline=30, now=10)
+    assert writer.step(want(ONLY_ONE), deadline=30, now=39.9).waiting
+    assert not writer.step(want(ONLY_ONE), deadline=30, now=40).waiting
+    assert engine.read() == ONLY_ONE
+
+
+def test_deadline_zero_removes_at_once(tmp_path: Path) -> None:
+    engine = Busy()
+    writer = reconciler(engine, tmp_path)
+    writer.step(want(BOTH), deadline=30, now=0)
+    engine.live[TWO] = 9
+    assert [op.verb for op in writer.step(want(ONLY_ONE), deadline=0, now=1).done] == [Verb.REMOVE]
+
+
+def test_a_dead_server_leaves_at_once(tmp_path: Path) -> None:
+    engine = Busy()
+    writer = reconciler(engine, tmp_path)
+    writer.step(want(BOTH), deadline=30, now=0)
+    engine.live[TWO] = 9
+    assert [op.verb for op in writer.step(want(ONLY_ONE, absent=[TWO]), deadline=30, now=1).done] == [Verb.REMOVE]
+
+
+def test_another_process_finishes_an_interrupted_removal(tmp_path: Path) -> None:
+    engine = Busy()
+    writer = reconciler(engine, tmp_path)
+    writer.step(want(BOTH), deadline=30, now=0)
+    engine.live[TWO] = 1
+    writer.step(want(ONLY_ONE), deadline=30, now=10)
+    assert not reconciler(engine, tmp_path).step(want(ONLY_ONE), deadline=30, now=41).waiting
+    assert engine.read() == ONLY_ONE
+
+
+def test_a_server_that_is_wanted_again_gets_its_weight_back(tmp_path: Path) -> None:
+    engine = Busy()
+    writer = reconciler(engine, tmp_path)
+    writer.step(want(BOTH), deadline=30, now=0)
+    engine.live[TWO] = 1
+    writer.step(want(ONLY_ONE), deadline=30, now=10)
+    writer.step(want(BOTH), deadline=30, now=11)
+    assert engine.read() == BOTH
+    assert not writer.state.leaving
+
+
+def test_a_leaving_service_goes_when_its_servers_may(tmp_path: Path) -> None:
+    engine = Busy()
+    writer = reconciler(engine, tmp_path)
+    writer.step(want(BOTH), deadline=30, now=0)
+    engine.live[ONE] = 1
+    assert writer.step(want({}), deadline=30, now=10).waiting.keys() == {ONE, TWO}
+    assert WEB in engine.read()
+    engine.live[ONE] = 0
+    writer.step(want({}), deadline=30, now=12)
+    assert engine.read() == {FORWARD: Sysctl("1")}
+
+
+def test_a_crash_in_the_middle_leaves_no_service_without_an_owner(tmp_path: Path) -> None:
+    broken = Broken(TWO)
+    with pytest.raises(KernelError):
+        reconciler(broken, tmp_path).step(want(BOTH), deadline=30, now=0)
+    assert WEB in broken.read()
+    mended = Memory(broken.read())
+    reconciler(mended, tmp_path).step(want(BOTH), deadline=30, now=1)
+    assert mended.read() == BOTH
+
+
+def test_clear_removes_what_is_ours_and_nothing_else(tmp_path: Path) -> None:
+    engine = Memory({FORWARD: Sysctl("0")})
+    writer = reconciler(engine, tmp_path)
+    writer.step(want(BOTH), deadline=30, now=0)
+    writer.clear()
+    assert engine.read() == {FORWARD: Sysctl("0")}
+    assert writer.clear() == []
+
+
+def test_foreign_services_survive_apply_and_clear(tmp_path: Path) -> None:
+    theirs: Table = {THEIRS: SERVICE, ServerKey(THEIRS, IPv4Address("10.9.9.9"), 80): SERVER}
+    engine = Memory({**theirs, FORWARD: Sysctl("0")})
+    writer = reconciler(engine, tmp_path)
+    writer.step(want(BOTH), deadline=30, now=0)
+    writer.clear()
+    assert engine.read() == {**theirs, FORWARD: Sysctl("1")}
+
+
+def test_a_refused_conflict_changes_nothing(tmp_path: Path) -> None:
+    engine = Memory({WEB: SERVICE})
+    with pytest.raises(Conflict):
+        reconciler(engine, tmp_path).step(want(BOTH), deadline=30, now=0)
+    assert engine.read() == {WEB: SERVICE}
+    assert not engine.written
+
+
+def test_a_wildcard_on_a_port_that_somebody_listens_on_is_refused_by_name(tmp_path: Path) -> None:
+    marked: Table = {MarkKey(Family.IPV4, Protocol.TCP, 22, 22): Mark(0x4B4C0001)}
+    engine = Memory()
+    taken = Reconciler(
+        Kernel({EngineName.IPVS: engine}), Store(tmp_path / "s"), Consent(), lambda key: "sshd (process 7)"
+    )
+    with pytest.raises(Conflict, match="sshd"):
+        taken.step(want(marked), deadline=0, now=0)
+    assert not engine.written
+    reconciler(engine, tmp_path, take_port=True).step(want(marked), deadline=0, now=0)
+    assert engine.read() == marked
+
+
+def test_an_unconfirmed_change_is_put_back(tmp_path: Path) -> None:
+    engine = Memory({FORWARD: Sysctl("0")})
+    writer = reconciler(engine, tmp_path)
+    writer.step(want(ONLY_ONE), deadline=0, now=0)
+    before = writer.plan(want(BOTH)).ours
+    writer.step(want(BOTH), deadline=0, now=1)
+    writer.restore(before)
+    assert engine.read() == ONLY_ONE
