@@ -1,12 +1,18 @@
 """A marker for each feature of the machine: what is missing skips a test by name, or fails it where it is required."""
 
 from collections import Counter
+from collections.abc import Generator
 
+import hypothesis
 import pytest
 
 from tests.features import REQUIRE, Feature, need, required
 
 pytest_plugins = ["tests.vm.replay"]
+
+# A law does not become false on a busy machine, or in a guest where Python is twenty times slower.
+hypothesis.settings.register_profile("kernlb", deadline=None)
+hypothesis.settings.load_profile("kernlb")
 
 left_out: Counter[str] = Counter()
 
@@ -29,8 +35,11 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         left_out[report.longrepr[2].removeprefix("Skipped: ")] += 1
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
+    # Outermost, so that nothing but pytest's closing line comes after it.
+    yield
     if left_out:
         terminalreporter.section("left out")
         for reason, tests in sorted(left_out.items()):
-            terminalreporter.write_line(f"{tests} tests: {reason}")
+            terminalreporter.write_line(f"{tests} {'test' if tests == 1 else 'tests'}: {reason}")

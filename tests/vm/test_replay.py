@@ -115,7 +115,7 @@ def test_what_is_missing_skips_by_name_and_is_summed_up_before_the_closing_line(
     outcomes, printed = suite(tmp_path, NEEDY, PATH="/nowhere")
     assert outcomes == {"test_needs_it": "skipped"}
     *_, left_out, closing = printed.splitlines()
-    assert left_out == "1 tests: needs haproxy: no program haproxy (Debian: apt install haproxy)"
+    assert left_out == "1 test: needs haproxy: no program haproxy (Debian: apt install haproxy)"
     assert "1 skipped" in closing
 
 
