@@ -5,7 +5,10 @@ from collections.abc import Mapping
 from kernlb.formats.haproxy import sections
 from kernlb.formats.haproxy.assemble import assemble
 from kernlb.formats.haproxy.pools import Finder
+from kernlb.formats.haproxy.writer import write
 from kernlb.formats.report import Imported, Ledger, Resolve
+
+__all__ = ["read", "write"]
 
 
 def read(text: str, *, file: str, environ: Mapping[str, str] | None = None, resolve: Resolve | None = None) -> Imported:
