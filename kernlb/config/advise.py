@@ -1,0 +1,35 @@
+"""What works, but probably not as meant. Said by `validate` and `plan`; refuses nothing."""
+
+from collections.abc import Iterator
+
+from kernlb.checks.spec import PingProbe, TcpProbe
+from kernlb.config.findings import Finding
+from kernlb.config.laws import families
+from kernlb.config.values import Config, Policy, Service
+from kernlb.model import Family, Forwarding, family_of
+
+_SAID = {Family.IPV4: "IPv4", Family.IPV6: "IPv6"}
+
+
+def advice(config: Config) -> Iterator[Finding]:
+    for service in config.services:
+        yield from _about(service)
+
+
+def _about(service: Service) -> Iterator[Finding]:
+    path = ("service", service.name)
+    if not service.servers:
+        yield Finding(path, "no real server: its clients are refused", "write servers")
+        return
+    if all(server.backup for server in service.servers):
+        yield Finding((*path, "servers"), "every server is a backup of none", "leave backup out at one of them")
+    reached = {family_of(server.address) for server in service.servers}
+    if not any(server.forwarding is Forwarding.TUNNEL for server in service.servers):
+        for family in sorted(families(service) - reached):
+            wrong = f"no {_SAID[family]} server: clients of its {_SAID[family]} binds are refused"
+            yield Finding((*path, "bind"), wrong, f"add {_SAID[family]} servers, or leave the bind out")
+    if isinstance(service.scheduler, Policy) and any(
+        server.check and isinstance(server.check.probe, TcpProbe | PingProbe) for server in service.servers
+    ):
+        wrong = f"{service.scheduler} sees the network's time in this check, not the application's"
+        yield Finding((*path, "scheduler"), wrong, 'write check = { type = "http", path = "/..." }')
