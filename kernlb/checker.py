@@ -67,10 +67,23 @@ class Statistics:
 class _Entry(Generic[K]):
     """One target's course: its health, who asks, and when it is next due."""
 
-    __slots__ = ("due", "flying", "gone", "health", "hurried", "servers", "started", "target", "tick", "timed")
+    __slots__ = (
+        "due",
+        "flying",
+        "gone",
+        "health",
+        "hurried",
+        "prober",
+        "servers",
+        "started",
+        "target",
+        "tick",
+        "timed",
+    )
 
-    def __init__(self, target: Target, health: Health) -> None:
+    def __init__(self, target: Target, prober: Prober, health: Health) -> None:
         self.target = target
+        self.prober = prober
         self.health = health
         self.servers: list[_Server[K]] = []
         self.timed: tuple[K, ...] = ()
@@ -180,7 +193,9 @@ class Checker(Generic[K]):
                 health = Health(check, now=now, resume=known.entries[number].health.state)
             else:
                 health = Health(check, now=now, last=last[number] if number < len(last) else None)
-            entry = _Entry(target_of(check, address, port), health)
+            target = target_of(check, address, port)
+            # Its prober is made here and not at the first probe: loading a library late would hold up the others.
+            entry = _Entry(target, self._probers.of(target), health)
             delay = self._spread(len(self._entries)) * min(check.interval, FIRST_ROUND)
             self._schedule(entry, self._loop.time() + delay)
         self._entries[identity] = entry
@@ -254,7 +269,7 @@ class Checker(Generic[K]):
             # Keep the phase when a little late, so that rounds neither drift nor bunch.
             entry.started = entry.due if late < entry.target.check.interval else now
             self._flying[entry.target] = entry
-            by_prober[self._probers.of(entry.target)].append(entry.target)
+            by_prober[entry.prober].append(entry.target)
         self._started += len(due)
         for prober, targets in by_prober.items():
             prober.start(targets)

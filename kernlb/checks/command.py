@@ -24,8 +24,7 @@ async def talk(conversation: Conversation) -> Verdict:
     probe = conversation.target.check.probe
     assert isinstance(probe, CommandProbe)
     conversation.layer = Code.PROCERR
-    token = secrets.token_hex(8)
-    starting = asyncio.ensure_future(asyncio.to_thread(_started, conversation, probe, token))
+    starting = asyncio.ensure_future(asyncio.to_thread(_started, conversation, probe))
     try:
         process = await asyncio.shield(starting)
     except asyncio.CancelledError:
@@ -45,12 +44,12 @@ async def talk(conversation: Conversation) -> Verdict:
                 draining.cancel()
             _take(pipe.fileno(), output, probe.output_limit)
     finally:
-        household.clear_out(process, token)
+        await asyncio.to_thread(household.clear_out, process)
     conversation.first_byte()
     return _verdict(conversation, probe, code, _first_line(output))
 
 
-def _started(conversation: Conversation, probe: CommandProbe, token: str) -> "subprocess.Popen[bytes]":
+def _started(conversation: Conversation, probe: CommandProbe) -> "subprocess.Popen[bytes]":
     target = conversation.target
     words = {"{address}": str(target.address), "{port}": str(target.port)}
     environment: Mapping[str, str] = {
@@ -58,7 +57,7 @@ def _started(conversation: Conversation, probe: CommandProbe, token: str) -> "su
         "LANG": "C",
         "KERNLB_ADDRESS": str(target.address),
         "KERNLB_PORT": str(target.port),
-        household.variable: token,
+        household.variable: secrets.token_hex(8),
     }
     account = None if probe.user is None else pwd.getpwnam(probe.user)
     return household.start(
@@ -81,16 +80,16 @@ def _abandoned(starting: "asyncio.Future[subprocess.Popen[bytes]]") -> None:
         process = starting.result()
         if process.stdout is not None:
             process.stdout.close()
-        household.clear_out(process, "")
+        household.clear_out(process)
 
 
 async def _exit_code(process: "subprocess.Popen[bytes]") -> int:
     loop = asyncio.get_running_loop()
-    ended = loop.create_future()
+    ended = asyncio.Event()
     descriptor = os.pidfd_open(process.pid)
     try:
-        loop.add_reader(descriptor, lambda: ended.done() or ended.set_result(None))
-        await ended
+        loop.add_reader(descriptor, ended.set)
+        await ended.wait()
         return process.wait()
     finally:
         loop.remove_reader(descriptor)

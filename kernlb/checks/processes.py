@@ -1,25 +1,30 @@
 """Programs that are killed with everything they started, even what left their process group and session.
 
-Each program leads a session and carries a token in its environment. This process adopts orphans (PR_SET_CHILD_SUBREAPER,
-prctl(2)), so what a program leaves behind becomes our child and is found. Nothing else here may start sessions.
+Each program leads a session and carries a token in its environment. This process adopts orphans
+(PR_SET_CHILD_SUBREAPER, prctl(2)), so what a program leaves behind becomes our child and is found. Nothing else in this
+process may start sessions.
 """
 
 import ctypes
 import os
 import signal
 import subprocess
+import threading
+import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36
-ROUNDS = 8  # a killed program may have forked meanwhile
+ROUNDS = 10  # a killed program may have forked meanwhile
 
 
 @dataclass(frozen=True, slots=True)
 class _Process:
     pid: int
+    parent: int
     session: int
     ended: bool
 
@@ -32,11 +37,18 @@ class Household:
     def __init__(self) -> None:
         self._tokens: dict[int, str] = {}  # of the programs that run, by pid
         self._adopting = False
+        self._lock = threading.Lock()  # a program between fork and registration would look like an orphan
 
     def start(
         self, argv: Sequence[str], *, environment: Mapping[str, str], user: int | None, group: int | None
     ) -> "subprocess.Popen[bytes]":
         """Output and errors come through one pipe. Raises OSError."""
+        with self._lock:
+            return self._started(argv, environment, user, group)
+
+    def _started(
+        self, argv: Sequence[str], environment: Mapping[str, str], user: int | None, group: int | None
+    ) -> "subprocess.Popen[bytes]":
         if not self._adopting:
             ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
             self._adopting = True
@@ -56,89 +68,63 @@ class Household:
         self._tokens[process.pid] = environment.get(self.variable, "")
         return process
 
-    def clear_out(self, process: "subprocess.Popen[bytes]", token: str) -> None:
-        """Kills the program and all that it started, and reaps them."""
+    def clear_out(self, process: "subprocess.Popen[bytes]") -> None:
+        """Kills the program and all that it started, and reaps them. Blocks for some milliseconds."""
         for _ in range(ROUNDS):
-            victims = self._family(process, token)
-            if not victims:
+            with self._lock:
+                living = self._family(process)
+                for each in living:
+                    with suppress(ProcessLookupError, PermissionError):
+                        os.kill(each.pid, signal.SIGKILL)
+            if not living:
                 break
-            for victim in victims:
-                _kill(victim.pid)
-            for victim in victims:
-                if victim.pid != process.pid:
-                    _reap(victim.pid)
-        # SIGKILL spares nobody, but the end of a process in uninterruptible sleep is not waited for.
+            time.sleep(0.002)  # for the killed to become zombies, and their children ours
+        # SIGKILL spares nobody, but the end of an uninterruptible sleep is not waited for.
         with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=0.02)
+            process.wait(timeout=0.05)
         self._tokens.pop(process.pid, None)
 
-    def _family(self, process: "subprocess.Popen[bytes]", token: str) -> list[_Process]:
-        """What still lives of a program, and the orphans that no other running program owns."""
-        found = (
-            []
-            if process.poll() is not None
-            else [*_descendants(process.pid), _Process(process.pid, process.pid, False)]
-        )
-        others = {pid for pid in self._tokens if pid != process.pid}
-        other_tokens = {self._tokens[pid] for pid in others}
-        ours = os.getsid(0)
-        for child in _children(os.getpid()):
-            foreign = child.session == ours or child.pid in self._tokens or child.session in others
-            if not foreign and _token(child.pid, self.variable) not in other_tokens:
-                found += [*_descendants(child.pid), child]
-        return found
+    def _family(self, process: "subprocess.Popen[bytes]") -> list[_Process]:
+        """What lives of a program, and the orphans that no other running program owns; those that ended are reaped."""
+        everybody = _census()
+        children: dict[int, list[_Process]] = defaultdict(list)
+        for each in everybody:
+            children[each.parent].append(each)
+        us, ours = os.getpid(), os.getsid(0)
+        others = {pid: token for pid, token in self._tokens.items() if pid != process.pid}
+        family = [each for each in children[us] if each.pid == process.pid]
+        for child in children[us]:
+            known = child.session == ours or child.pid in self._tokens or child.session in others
+            if known or _token(child.pid, self.variable) in others.values():
+                continue
+            family.append(child)
+            if child.ended:
+                with suppress(ChildProcessError):
+                    os.waitpid(child.pid, os.WNOHANG)
+        for each in family:  # grows as it goes
+            family += children[each.pid]
+        return [each for each in family if not each.ended]
 
 
-def _descendants(pid: int) -> list[_Process]:
-    found: list[_Process] = []
-    queue = [pid]
-    while queue:
-        children = _children(queue.pop())
-        found += children
-        queue += [child.pid for child in children]
-    return [process for process in found if not process.ended]
-
-
-def _children(pid: int) -> list[_Process]:
-    """Of all its threads."""
-    pids: list[int] = []
-    with suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            pids += map(int, (task / "children").read_text().split())
-    return [process for process in map(_look, pids) if process is not None]
+def _census() -> list[_Process]:
+    found = (_look(int(entry.name)) for entry in os.scandir("/proc") if entry.name.isdigit())
+    return [process for process in found if process is not None]
 
 
 def _look(pid: int) -> _Process | None:
     try:
-        # The name in parentheses may hold anything; the fields after it are state, ppid, pgrp, session.
-        state, _, _, session = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:4]
+        # The name in parentheses may hold anything; the fields after it are state, parent, group, session.
+        state, parent, _, session = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:4]
     except (OSError, ValueError):
         return None
-    return _Process(pid, int(session), state == "Z")
+    return _Process(pid, int(parent), int(session), state == "Z")
 
 
-def _token(pid: int, variable: str) -> str | None:
-    try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return None
+def _token(pid: int, variable: str) -> str:
+    """Empty where there is none."""
     prefix = variable.encode() + b"="
-    return next(
-        (
-            each[len(prefix) :].decode("ascii", "replace")
-            for each in environment.split(b"\0")
-            if each.startswith(prefix)
-        ),
-        None,
-    )
-
-
-def _kill(pid: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, signal.SIGKILL)
-
-
-def _reap(pid: int) -> None:
-    """Children of ours at once; a grandchild becomes one in the next round."""
-    with suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
+    with suppress(OSError):
+        for each in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            if each.startswith(prefix):
+                return each[len(prefix) :].decode("ascii", "replace")
+    return ""

@@ -25,7 +25,7 @@ async def talk(conversation: Conversation) -> Verdict:
 
 
 async def _expect(stream: Stream, step: Expect, received: bytearray, number: int) -> None:
-    """Waits for more bytes as long as they could bring what is wanted. What is unwanted is judged by the first bytes."""
+    """Waits for more bytes as long as they could bring what is wanted. What is unwanted is judged by the first."""
     matcher = Matcher(step.match)
     more = True
     while more and len(received) < max(step.min_bytes, 1):
