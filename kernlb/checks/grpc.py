@@ -76,6 +76,8 @@ async def _call(stream: Stream, conversation: Conversation, probe: GrpcProbe) ->
         data = await stream.read()
         if not data:
             raise EOFError
+        if data.startswith(b"HTTP/"):  # to h2 the length of a frame that never ends
+            raise Failed(Code.L7RSP, "speaks HTTP/1")
         for event in http.receive_data(data):
             match event:
                 case h2.events.ResponseReceived() | h2.events.TrailersReceived():

@@ -55,6 +55,7 @@ def endless(start: bytes, repeated: bytes) -> Handler:
         while True:
             writer.write(repeated)
             await writer.drain()
+            await asyncio.sleep(0)  # drain alone need not give way to the probe in this loop
 
     return handler
 

@@ -1,0 +1,147 @@
+"""Programs: their codes, their output, and what they leave behind."""
+
+import asyncio
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kernlb.checks.spec import Check, CommandProbe, Exit
+from kernlb.checks.verdict import Code, Orders, Outcome, Verdict
+from tests.checks.servers import verdict
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="another user needs root")
+
+
+def judged(*argv: str, timeout: float = 5.0, port: int = 80, **options) -> Verdict:
+    return asyncio.run(verdict(Check(probe=CommandProbe(argv=argv, **options), timeout=timeout), port))
+
+
+def python(code: str) -> tuple[str, ...]:
+    return (sys.executable, "-S", "-E", "-c", code)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (OSError, ValueError):
+        return False
+
+
+def test_the_exit_code_decides():
+    assert judged("true").code is Code.PROCOK
+    found = judged("sh", "-c", "echo disk full; exit 3")
+    assert (found.outcome, found.text) == (Outcome.DOWN, "PROCERR exit code 3: disk full")
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome", "orders"),
+    [
+        (0, Outcome.UP, None),
+        (1, Outcome.DOWN, None),
+        (2, Outcome.UP, Orders(weight=0)),
+        (102, Outcome.UP, Orders(weight=100)),
+        (255, Outcome.UP, Orders(weight=253)),
+    ],
+)
+def test_the_exit_code_is_a_weight_where_asked(code, outcome, orders):
+    found = judged("sh", "-c", f"exit {code}", exit=Exit.WEIGHT)
+    assert (found.outcome, found.orders) == (outcome, orders)
+
+
+def test_no_shell_is_between():
+    assert judged("echo", "$HOME; false").reason == "$HOME; false"
+
+
+def test_the_target_is_in_arguments_and_environment():
+    assert judged("echo", "{address}", "[{port}]", port=81).reason == "127.0.0.1 [81]"
+    assert judged("sh", "-c", "echo $KERNLB_ADDRESS $KERNLB_PORT", port=82).reason == "127.0.0.1 82"
+
+
+def test_a_program_that_is_not_there_is_down():
+    found = judged("/no/such/program")
+    assert (found.outcome, found.code) == (Outcome.DOWN, Code.PROCERR)
+
+
+def test_a_signal_is_down():
+    assert judged("sh", "-c", "kill -SEGV $$").reason == "signal 11"
+
+
+def test_much_output_neither_blocks_nor_fills_memory():
+    found = judged(*python("print('x' * 2_000_000)"), output_limit=100, timeout=20)
+    assert (found.outcome, found.reason) == (Outcome.UP, "x" * 100)
+
+
+def test_output_without_end_is_stopped_at_the_timeout():
+    assert judged("yes", timeout=0.5).code is Code.PROCTOUT
+
+
+def test_a_background_child_that_holds_the_pipe_does_not_hold_the_verdict():
+    started = time.monotonic()
+    assert judged("sh", "-c", "sleep 60 & echo $!; exit 0").outcome is Outcome.UP
+    assert time.monotonic() - started < 4
+
+
+ESCAPES = {
+    "child": "",
+    "own group": "os.setpgid(0, 0)",
+    "own session": "os.setsid()",
+    "orphan in its own session": "os.setsid(); os.fork() and os._exit(0)",
+    "orphan without a past": "os.setsid(); os.fork() and os._exit(0); os.environ.clear(); "
+    "os.environ.get('again') or os.execve(sys.executable, [sys.executable, '-S', '-c', LATE], {'again': '1'})",
+}
+
+
+@pytest.mark.parametrize("escape", ESCAPES)
+def test_at_the_timeout_everything_it_started_is_killed_even_what_ignores_sigterm(tmp_path, escape):
+    late = (
+        "import os, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"open({str(tmp_path)!r} + '/' + str(os.getpid()), 'w').close()\ntime.sleep(60)"
+    )
+    code = (
+        f"import os, signal, sys, time\nLATE = {late!r}\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"for _ in range(3):\n    if not os.fork():\n        {ESCAPES[escape] or 'pass'}\n        exec(LATE)\n"
+        "time.sleep(60)"
+    )
+    found = judged(*python(code), timeout=1.5)
+    assert (found.outcome, found.code) == (Outcome.DOWN, Code.PROCTOUT)
+    pids = [int(each.name) for each in tmp_path.iterdir()]
+    assert len(pids) == 3
+    deadline = time.monotonic() + 2
+    while any(map(alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(map(alive, pids))
+
+
+def test_one_programs_end_leaves_the_others_alone():
+    async def both() -> list[Verdict]:
+        slow = Check(probe=CommandProbe(argv=("sh", "-c", "sleep 0.6; echo done")), timeout=5.0)
+        quick = Check(probe=CommandProbe(argv=("true",)), timeout=5.0)
+        return list(await asyncio.gather(verdict(slow), *(verdict(quick) for _ in range(8))))
+
+    found = asyncio.run(both())
+    assert [each.outcome for each in found] == [Outcome.UP] * 9
+    assert found[0].reason == "done"
+
+
+def test_no_zombie_and_no_descriptor_remains():
+    judged("true")
+    before = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    for _ in range(5):
+        judged("sh", "-c", "sleep 0.01 & exit 0")
+    assert sum(1 for _ in Path("/proc/self/fd").iterdir()) <= before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+@needs_root
+def test_it_runs_as_the_user_asked_for_with_no_groups_left():
+    assert judged("sh", "-c", "echo $(id -un) $(id -G)", user="nobody").reason.startswith("nobody ")
+    assert "0" not in judged("id", "-G", user="nobody").reason.split()
+
+
+def test_an_unknown_user_is_the_directors_fault():
+    found = judged("true", user="nosuchuser")
+    assert found.code is Code.INTERNAL
