@@ -6,6 +6,7 @@ from errno import EEXIST, ENOENT
 from kernlb.errors import KernelError
 from kernlb.model import Counters, Endpoint, Fwmark, Key, ServerKey, Table
 from kernlb.plan import Operation, play
+from kernlb.text import thing
 
 
 class Memory:
@@ -17,17 +18,34 @@ class Memory:
         self._table: Table = dict(table or {})
         self.written: list[Operation] = []
 
+    @property
+    def writes(self) -> int:
+        return len(self.written)
+
     def read(self) -> Table:
         return dict(self._table)
 
     def apply(self, operations: Sequence[Operation]) -> None:
-        for operation in operations:
-            try:
-                self._table = play([operation], self._table)
-            except (KeyError, ValueError) as error:
-                errno = ENOENT if isinstance(error, KeyError) else EEXIST
-                raise KernelError(f"cannot {operation.verb}: {error}", errno=errno, where=str(operation.key)) from error
-            self.written.append(operation)
+        try:
+            self._table = play(operations, self._table)
+        except (KeyError, ValueError):
+            # Played one by one, those before the refused one stay done.
+            for operation in operations:
+                self._apply(operation)
+        else:
+            self.written += operations
+
+    def _apply(self, operation: Operation) -> None:
+        try:
+            self._table = play([operation], self._table)
+        except (KeyError, ValueError) as error:
+            what = thing(operation.key)
+            reason = "not there" if isinstance(error, KeyError) else "there already"
+            if isinstance(error, KeyError) and error.args[0] != operation.key:
+                reason = f"no {thing(error.args[0])}"
+            errno = ENOENT if isinstance(error, KeyError) else EEXIST
+            raise KernelError(f"cannot {operation.verb} {what}: {reason}", errno=errno, where=what) from error
+        self.written.append(operation)
 
     def counters(self) -> Mapping[Key, Counters]:
         return {

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from kernlb.model import Endpoint, EngineName, Family, Fwmark, IPAddress, Protoc
 _PROC = Path("/proc/thread-self/net")
 _TABLE = "ip_vs"
 _CONNECTIONS = "ip_vs_conn"
-# ActiveConn and InActConn, which change without anybody configuring anything.
-_COUNTS = re.compile(rb"[ \t]+\d+[ \t]+\d+[ \t]*$", re.MULTILINE)
-_SERVICE_STARTS = re.compile(rb"^(?=\S)", re.MULTILINE)
+# ActiveConn and InActConn, "%-10d %-10d", which change without anybody configuring anything. Cutting columns is ten
+# times as fast as a regular expression.
+_COUNTS_WIDTH = 21
+_SERVICE_STARTS = re.compile(rb"\n(?=[A-Z])")
 _PROTOCOLS = {protocol.upper(): protocol for protocol in Protocol}
 
 
@@ -51,13 +53,13 @@ def connections(server: ServerKey) -> Sequence[Connection]:
 
 
 def parse_digest(table: bytes) -> dict[ServiceKey, int]:
-    services = _SERVICE_STARTS.split(table)
     found: dict[ServiceKey, int] = {}
-    for block in services[1:]:
-        head, _, body = block.partition(b"\n")
-        for key in _keys(head.decode("ascii", "replace").split()):
+    for block in _SERVICE_STARTS.split(table):
+        head, *lines = block.split(b"\n")
+        number = hash((head, *[line[:-_COUNTS_WIDTH] for line in lines]))
+        for key in _keys(head):
             # A mark of each family looks alike here: both are named when either changes.
-            found[key] = hash((found.get(key, 0), head, frozenset(_COUNTS.sub(b"", body).splitlines())))
+            found[key] = hash((found.get(key, 0), number))
     return found
 
 
@@ -81,14 +83,16 @@ def parse_connection(line: str) -> Connection | None:
     return None
 
 
-def _keys(words: list[str]) -> list[ServiceKey]:
-    match words:
+@lru_cache(maxsize=1 << 14)
+def _keys(head: bytes) -> tuple[ServiceKey, ...]:
+    """The virtual services that a line may speak of: none for a heading, two for a mark."""
+    match head.decode("ascii", "replace").split():
         case ["FWM", mark, *_]:
-            return [Fwmark(family, int(mark, 16)) for family in Family]
+            return tuple(Fwmark(family, int(mark, 16)) for family in Family)
         case [protocol, where, *_] if protocol in _PROTOCOLS and ":" in where:
             address, _, port = where.rpartition(":")
-            return [Endpoint(EngineName.IPVS, _PROTOCOLS[protocol], _address(address.strip("[]")), int(port, 16))]
-    return []
+            return (Endpoint(EngineName.IPVS, _PROTOCOLS[protocol], _address(address), int(port, 16)),)
+    return ()
 
 
 def _address(text: str) -> IPAddress:

@@ -4,10 +4,9 @@ Host byte order, attributes aligned to 4 bytes: linux/netlink.h, linux/genetlink
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from struct import Struct
-from typing import Literal
+from typing import Literal, NamedTuple
 
 HEADER = Struct("=IHHII")
 GENERIC = Struct("=BBH")
@@ -44,8 +43,7 @@ _CTRL_ATTR_FAMILY_ID = 1
 _CTRL_ATTR_FAMILY_NAME = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One message as received; `body` starts behind the netlink header."""
 
     kind: int

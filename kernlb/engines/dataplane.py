@@ -1,0 +1,162 @@
+"""The loaded balancer program, its maps by what they mean. Takes numbers that others chose; attaches nothing."""
+
+import mmap
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernlb.engines import abi
+from kernlb.engines.libbpf import INNER_MAP, MMAPABLE, Map, Object, Program
+
+XDP, TC, EXPLAIN = "balancer_xdp", "balancer_tc", "balancer_explain"
+SHARED = ("filter", "services", "tables", "servers", "sources", "links", "fragments", "traffic", "causes")
+
+Slots = NDArray[np.uint16]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """How much the maps hold. Buckets are powers of two: 8 memories of 8 bytes, 4 flows of 128 bytes each."""
+
+    services: int = 1024
+    keys: int = 8192
+    servers: int = 4096
+    sources: int = 256
+    memory_buckets: int = 1 << 16
+    flow_buckets: int = 1 << 17
+
+
+class Table:
+    """The slots of one service in the kernel, written through memory: a slot changes in one store."""
+
+    def __init__(self, slots: int, *, name: str = "slots") -> None:
+        self.slots = slots
+        self._groups = abi.table_elements(slots) // 2
+        self.map = Map.create_array(
+            name,
+            value_size=4 * abi.SLOTS_PER_GROUP,
+            max_entries=abi.table_elements(slots),
+            flags=MMAPABLE | INNER_MAP,
+        )
+        self._adopt()
+
+    def _adopt(self) -> None:
+        size = self.map.max_entries * 4 * abi.SLOTS_PER_GROUP
+        pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        self._memory = mmap.mmap(self.map.fd, pages)
+        words = np.frombuffer(self._memory, dtype=np.uint32, count=size // 4)
+        self._words = words[: self.slots]
+        self._stamps = words[self._groups * abi.SLOTS_PER_GROUP :][: self.slots]
+
+    def write(self, current: Slots, previous: Slots) -> int:
+        """Bring the kernel's slots to these; the number of slots that changed."""
+        words = current.astype(np.uint32) | previous.astype(np.uint32) << np.uint32(16)
+        (different,) = np.nonzero(words != self._words)
+        self._words[different] = words[different]
+        return len(different)
+
+    def read(self) -> tuple[Slots, Slots]:
+        words = self._words.copy()
+        return (words & 0xFFFF).astype(np.uint16), (words >> 16).astype(np.uint16)
+
+    def used(self) -> NDArray[np.uint32]:
+        """By slot: the tick at which it last sent a packet to a server that is not its current one; 0 never."""
+        return self._stamps.copy()
+
+    def close(self) -> None:
+        del self._words, self._stamps
+        self._memory.close()
+        self.map.close()
+
+
+class Dataplane:
+    """One loaded object. Closing it leaves in the kernel only what is pinned or attached."""
+
+    def __init__(self, path: Path, *, settings: abi.Settings, sizes: Sizes, programs: tuple[str, ...] = ()) -> None:
+        self.settings = settings
+        self._object = Object(path)
+        self._object.set_constants(settings.pack())
+        entries = {
+            "services": sizes.keys,
+            "tables": sizes.services,
+            "servers": sizes.servers,
+            "traffic": sizes.servers,
+            "sources": sizes.sources,
+            "memories": settings.memory_buckets,
+            "flows": settings.flow_buckets,
+        }
+        for name, count in entries.items():
+            self._object.set_max_entries(name, count)
+        try:
+            self._object.load(*programs)
+        except BaseException:
+            self._object.close()
+            raise
+        self.maps: dict[str, Map] = {name: self._object.map(name) for name in SHARED}
+        self.maps |= {name: self._object.map(name) for name in ("memories", "flows", "explanations")}
+        self.tables: dict[int, Table] = {}
+
+    def close(self) -> None:
+        for table in self.tables.values():
+            table.close()
+        for each in self.maps.values():
+            each.close()
+        self._object.close()
+
+    def __enter__(self) -> "Dataplane":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def program(self, name: str) -> Program:
+        return self._object.program(name)
+
+    def set_filter(self, flags: Mapping[abi.Address, abi.Filter]) -> None:
+        """Which addresses interest the program: all of them, those before are forgotten."""
+        wanted = [0] * abi.FILTER_SIZE
+        for address, flag in flags.items():
+            wanted[abi.filter_index(address)] |= flag
+        keys = b"".join(map(abi.index, range(abi.FILTER_SIZE)))
+        self.maps["filter"].update_packed(keys, struct.pack(f"={abi.FILTER_SIZE}I", *wanted), abi.FILTER_SIZE)
+
+    def set_service(self, key: abi.ServiceKey, service: abi.Service) -> None:
+        self.maps["services"][key.pack()] = service.pack()
+
+    def remove_service(self, key: abi.ServiceKey) -> None:
+        del self.maps["services"][key.pack()]
+
+    def table(self, service: int, slots: int) -> Table:
+        """The table of a service, made when it has none. The kernel sees it at once: write it before the service."""
+        table = self.tables.get(service)
+        if table is None:
+            table = self.tables[service] = Table(slots)
+            self.maps["tables"][abi.index(service)] = struct.pack("=I", table.map.fd)
+        return table
+
+    def set_server(self, id_: int, server: abi.Server) -> None:
+        self.maps["servers"][abi.index(id_)] = server.pack()
+
+    def set_source(self, number: int, source: abi.Source) -> None:
+        self.maps["sources"][abi.index(number)] = source.pack()
+
+    def set_link(self, interface: int, hop: abi.Hop) -> None:
+        """How replies of full NAT flows leave through an interface."""
+        self.maps["links"][abi.index(interface)] = hop.pack()
+
+    def traffic(self, server: int) -> abi.Traffic:
+        return abi.Traffic.unpack(self.maps["traffic"][abi.index(server)])
+
+    def causes(self) -> dict[abi.Cause, int]:
+        counters = self.maps["causes"]
+        layout = struct.Struct(f"={counters.values_per_key}Q")
+        return {cause: sum(layout.unpack(counters[abi.index(cause)])) for cause in abi.Cause}
+
+    def explain(self, packet: bytes) -> abi.Explanation:
+        """What the program itself says it would do with this packet; it changes nothing. Packets come one at a time."""
+        self.program(EXPLAIN).run(packet)
+        return abi.Explanation.unpack(self.maps["explanations"][abi.index(0)])

@@ -1,0 +1,357 @@
+"""The kernel's eBPF objects through libbpf.so.1: open, size, load, pin, read, write, test-run. Knows nothing of balancing."""
+
+import ctypes
+import ctypes.util
+import os
+from collections.abc import Iterator, Sequence
+from ctypes import c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from kernlb.errors import KernelError, Unsupported
+
+LOG_SIZE = 1 << 20
+LOG_TAIL = 12
+BATCH = 4096
+ARRAY = 2
+MMAPABLE = 1 << 10
+INNER_MAP = 1 << 12
+
+_PRINT = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
+
+
+class _TestRun(ctypes.Structure):
+    _fields_ = (
+        ("sz", c_size_t),
+        ("data_in", c_void_p),
+        ("data_out", c_void_p),
+        ("data_size_in", c_uint32),
+        ("data_size_out", c_uint32),
+        ("ctx_in", c_void_p),
+        ("ctx_out", c_void_p),
+        ("ctx_size_in", c_uint32),
+        ("ctx_size_out", c_uint32),
+        ("retval", c_uint32),
+        ("repeat", c_int),
+        ("duration", c_uint32),
+        ("flags", c_uint32),
+        ("cpu", c_uint32),
+        ("batch_size", c_uint32),
+    )
+
+
+class _MapCreate(ctypes.Structure):
+    _fields_ = (
+        ("sz", c_size_t),
+        ("btf_fd", c_uint32),
+        ("btf_key_type_id", c_uint32),
+        ("btf_value_type_id", c_uint32),
+        ("btf_vmlinux_value_type_id", c_uint32),
+        ("inner_map_fd", c_uint32),
+        ("map_flags", c_uint32),
+        ("map_extra", c_uint64),
+        ("numa_node", c_uint32),
+        ("map_ifindex", c_uint32),
+    )
+
+
+class _MapInfo(ctypes.Structure):
+    """The head of struct bpf_map_info (linux/bpf.h)."""
+
+    _fields_ = (
+        ("type", c_uint32),
+        ("id", c_uint32),
+        ("key_size", c_uint32),
+        ("value_size", c_uint32),
+        ("max_entries", c_uint32),
+        ("map_flags", c_uint32),
+        ("name", ctypes.c_char * 16),
+    )
+
+
+_POINTERS = {
+    "bpf_object__open_file": (c_char_p, c_void_p),
+    "bpf_object__find_map_by_name": (c_void_p, c_char_p),
+    "bpf_object__find_program_by_name": (c_void_p, c_char_p),
+    "bpf_object__next_program": (c_void_p, c_void_p),
+    "bpf_object__next_map": (c_void_p, c_void_p),
+    "bpf_map__initial_value": (c_void_p, ctypes.POINTER(c_size_t)),
+}
+_NAMES = {"bpf_program__name": (c_void_p,), "bpf_map__name": (c_void_p,)}
+_NUMBERS: dict[str, tuple[Any, ...]] = {
+    "bpf_object__load": (c_void_p,),
+    "bpf_map__fd": (c_void_p,),
+    "bpf_map__set_max_entries": (c_void_p, c_uint32),
+    "bpf_map__reuse_fd": (c_void_p, c_int),
+    "bpf_program__fd": (c_void_p,),
+    "bpf_program__set_autoload": (c_void_p, ctypes.c_bool),
+    "bpf_program__set_log_buf": (c_void_p, c_void_p, c_size_t),
+    "bpf_program__set_log_level": (c_void_p, c_uint32),
+    "bpf_obj_pin": (c_int, c_char_p),
+    "bpf_obj_get": (c_char_p,),
+    "bpf_map_create": (c_int, c_char_p, c_uint32, c_uint32, c_uint32, c_void_p),
+    "bpf_map_update_elem": (c_int, c_char_p, c_char_p, c_uint64),
+    "bpf_map_lookup_elem": (c_int, c_char_p, c_char_p),
+    "bpf_map_delete_elem": (c_int, c_char_p),
+    "bpf_map_get_next_key": (c_int, c_char_p, c_char_p),
+    "bpf_map_update_batch": (c_int, c_char_p, c_char_p, ctypes.POINTER(c_uint32), c_void_p),
+    "bpf_obj_get_info_by_fd": (c_int, c_void_p, ctypes.POINTER(c_uint32)),
+    "bpf_prog_test_run_opts": (c_int, ctypes.POINTER(_TestRun)),
+    "libbpf_num_possible_cpus": (),
+}
+
+
+@_PRINT
+def _silent(_level: int, _format: bytes, _arguments: int) -> int:
+    """libbpf would write to stderr; what matters of it goes into our errors."""
+    return 0
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """libbpf 1.x. Raises Unsupported where it is missing."""
+    try:
+        lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
+    except OSError as missing:
+        raise Unsupported(f"no libbpf: {missing}", hint="Debian: apt install libbpf1") from missing
+    for name, arguments in _POINTERS.items():
+        getattr(lib, name).restype, getattr(lib, name).argtypes = c_void_p, arguments
+    for name, arguments in _NAMES.items():
+        getattr(lib, name).restype, getattr(lib, name).argtypes = c_char_p, arguments
+    for name, arguments in _NUMBERS.items():
+        getattr(lib, name).restype, getattr(lib, name).argtypes = c_int, arguments
+    lib.bpf_object__close.restype, lib.bpf_object__close.argtypes = None, (c_void_p,)
+    lib.libbpf_set_print.restype, lib.libbpf_set_print.argtypes = c_void_p, (_PRINT,)
+    lib.libbpf_set_print(_silent)
+    return lib
+
+
+def _refused(what: str, errno: int, *, hint: str | None = None) -> KernelError:
+    return KernelError(f"{what}: {os.strerror(errno)}", errno=errno, where="bpf", hint=hint)
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        raise _refused(what, ctypes.get_errno() or -result)
+    return result
+
+
+@cache
+def possible_cpus() -> int:
+    """How many values a per-CPU map gives for each key."""
+    return _check(library().libbpf_num_possible_cpus(), "count the CPUs")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a program answered to one packet; duration in ns, the mean over the repeats."""
+
+    verdict: int
+    packet: bytes
+    duration: int
+
+
+class Map:
+    """A map by its descriptor, which it owns."""
+
+    def __init__(self, descriptor: int, *, owned: bool = True) -> None:
+        info = _MapInfo()
+        size = c_uint32(ctypes.sizeof(info))
+        _check(
+            library().bpf_obj_get_info_by_fd(descriptor, ctypes.byref(info), ctypes.byref(size)), "ask a map's shape"
+        )
+        self.fd = descriptor
+        self.id: int = info.id
+        self.name: str = info.name.decode()
+        self.key_size: int = info.key_size
+        self.max_entries: int = info.max_entries
+        self.flags: int = info.map_flags
+        per_cpu = info.type in (5, 6, 10)  # PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH
+        self.value_size: int = (info.value_size + 7) // 8 * 8 if per_cpu else info.value_size
+        self.values_per_key: int = possible_cpus() if per_cpu else 1
+        self._owned = owned
+
+    @classmethod
+    def create_array(cls, name: str, *, value_size: int, max_entries: int, flags: int = 0) -> "Map":
+        options = _MapCreate(sz=ctypes.sizeof(_MapCreate), map_flags=flags)
+        descriptor = library().bpf_map_create(
+            ARRAY, name.encode()[:15], 4, value_size, max_entries, ctypes.byref(options)
+        )
+        return cls(_check(descriptor, f"create map {name}"))
+
+    @classmethod
+    def pinned(cls, path: Path) -> "Map":
+        return cls(_check(library().bpf_obj_get(os.fsencode(path)), f"open {path}"))
+
+    def close(self) -> None:
+        if self._owned and self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> "Map":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __getitem__(self, key: bytes) -> bytes:
+        """The value, all CPUs' in a row for a per-CPU map. KeyError where there is none."""
+        value = ctypes.create_string_buffer(self.value_size * self.values_per_key)
+        if library().bpf_map_lookup_elem(self.fd, key, value) < 0:
+            if ctypes.get_errno() == 2:
+                raise KeyError(key)
+            raise _refused(f"read map {self.name}", ctypes.get_errno())
+        return value.raw
+
+    def get(self, key: bytes) -> bytes | None:
+        try:
+            return self[key]
+        except KeyError:
+            return None
+
+    def __setitem__(self, key: bytes, value: bytes) -> None:
+        if len(key) != self.key_size or len(value) != self.value_size * self.values_per_key:
+            raise ValueError(f"map {self.name} takes {self.key_size} and {self.value_size} bytes")
+        _check(library().bpf_map_update_elem(self.fd, key, value, 0), f"write map {self.name}")
+
+    def __delitem__(self, key: bytes) -> None:
+        if library().bpf_map_delete_elem(self.fd, key) < 0:
+            if ctypes.get_errno() == 2:
+                raise KeyError(key)
+            raise _refused(f"delete from map {self.name}", ctypes.get_errno())
+
+    def keys(self) -> Iterator[bytes]:
+        """Every key. A key that is deleted meanwhile may make the kernel begin again."""
+        key = ctypes.create_string_buffer(self.key_size)
+        previous: ctypes.Array[ctypes.c_char] | None = None
+        while library().bpf_map_get_next_key(self.fd, previous, key) >= 0:
+            yield key.raw
+            previous = ctypes.create_string_buffer(key.raw, self.key_size)
+
+    def update(self, items: Sequence[tuple[bytes, bytes]]) -> None:
+        """Many elements in few system calls, in their order."""
+        for start in range(0, len(items), BATCH):
+            part = items[start : start + BATCH]
+            self.update_packed(b"".join(key for key, _ in part), b"".join(value for _, value in part), len(part))
+
+    def update_packed(self, keys: bytes, values: bytes, count: int) -> None:
+        number = c_uint32(count)
+        result = library().bpf_map_update_batch(self.fd, keys, values, ctypes.byref(number), None)
+        _check(result, f"write {count} elements of map {self.name}")
+
+    def pin(self, path: Path) -> None:
+        _check(library().bpf_obj_pin(self.fd, os.fsencode(path)), f"pin {path}")
+
+
+class Program:
+    """A loaded program by its descriptor; the object it came from owns it."""
+
+    def __init__(self, name: str, descriptor: int) -> None:
+        self.name = name
+        self.fd = descriptor
+
+    def run(self, packet: bytes, *, repeat: int = 1, context: bytes | None = None, room: int = 512) -> Run:
+        """BPF_PROG_TEST_RUN. `room`: how much longer the packet may become."""
+        out = ctypes.create_string_buffer(len(packet) + room)
+        options = _TestRun(
+            sz=ctypes.sizeof(_TestRun),
+            data_in=ctypes.cast(c_char_p(packet), c_void_p),
+            data_size_in=len(packet),
+            data_out=ctypes.cast(out, c_void_p),
+            data_size_out=len(out),
+            repeat=repeat,
+        )
+        if context is not None:
+            options.ctx_in, options.ctx_size_in = ctypes.cast(c_char_p(context), c_void_p), len(context)
+        _check(
+            library().bpf_prog_test_run_opts(self.fd, ctypes.byref(options)), f"test-run {self.name} on {len(packet)} bytes"
+        )
+        return Run(options.retval, out.raw[: options.data_size_out], options.duration)
+
+    def pin(self, path: Path) -> None:
+        _check(library().bpf_obj_pin(self.fd, os.fsencode(path)), f"pin {path}")
+
+
+class Object:
+    """An object file: opened, then sized, then loaded. Closing it keeps what is pinned or attached."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._object: int | None = library().bpf_object__open_file(os.fsencode(path), None)
+        if not self._object:
+            raise _refused(f"open {path}", ctypes.get_errno(), hint="build it: make -C bpf")
+
+    def __enter__(self) -> "Object":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._object:
+            library().bpf_object__close(self._object)
+            self._object = None
+
+    def _map(self, name: str) -> int:
+        found: int | None = library().bpf_object__find_map_by_name(self._object, name.encode())
+        if not found:
+            raise KeyError(name)
+        return found
+
+    def _programs(self) -> Iterator[int]:
+        program: int | None = None
+        while program := library().bpf_object__next_program(self._object, program):
+            yield program
+
+    def map_names(self) -> list[str]:
+        names: list[str] = []
+        pointer: int | None = None
+        while pointer := library().bpf_object__next_map(self._object, pointer):
+            names.append(library().bpf_map__name(pointer).decode())
+        return names
+
+    def set_max_entries(self, name: str, entries: int) -> None:
+        _check(library().bpf_map__set_max_entries(self._map(name), entries), f"size map {name}")
+
+    def reuse(self, name: str, existing: Map) -> None:
+        """Let the object use a map that exists already instead of a new one."""
+        _check(library().bpf_map__reuse_fd(self._map(name), existing.fd), f"reuse map {name}")
+
+    def set_constants(self, values: bytes, *, offset: int = 0) -> None:
+        """Overwrite .rodata, before loading."""
+        size = c_size_t()
+        name = next(name for name in self.map_names() if name.endswith(".rodata"))
+        address = library().bpf_map__initial_value(self._map(name), ctypes.byref(size))
+        if not address or offset + len(values) > size.value:
+            raise ValueError(f"{name} has {size.value} bytes")
+        ctypes.memmove(address + offset, values, len(values))
+
+    def load(self, *programs: str) -> None:
+        """Load the named programs, or all. An error carries the end of the verifier's log."""
+        logs: dict[str, ctypes.Array[ctypes.c_char]] = {}
+        for program in self._programs():
+            name = library().bpf_program__name(program).decode()
+            if programs and name not in programs:
+                library().bpf_program__set_autoload(program, False)
+                continue
+            logs[name] = ctypes.create_string_buffer(LOG_SIZE)
+            library().bpf_program__set_log_buf(program, logs[name], LOG_SIZE)
+            library().bpf_program__set_log_level(program, 0)
+        result = library().bpf_object__load(self._object)
+        if result < 0:
+            told = "\n".join(
+                f"{name}: " + line for name, log in logs.items() for line in log.value.decode(errors="replace").splitlines()[-LOG_TAIL:]
+            )
+            hint = told or "root (CAP_BPF and CAP_NET_ADMIN) is needed, and a kernel with BPF"
+            raise _refused(f"load {self._path.name}", -result, hint=hint)
+
+    def map(self, name: str) -> Map:
+        return Map(os.dup(_check(library().bpf_map__fd(self._map(name)), f"find map {name}")))
+
+    def program(self, name: str) -> Program:
+        pointer = library().bpf_object__find_program_by_name(self._object, name.encode())
+        if not pointer:
+            raise KeyError(name)
+        return Program(name, _check(library().bpf_program__fd(pointer), f"find program {name}"))
