@@ -1,0 +1,149 @@
+"""The demo's network with a director that is called as its user calls it, without a fresh interpreter each time.
+
+client 192.0.2.10 -- 192.0.2.1 director 10.0.0.254 -- 10.0.0.1, .2, .3 servers
+client 192.0.2.10 ------------------------------------ the same servers, for answers that bypass the director
+IPv6: fd00:1::10 -- fd00:1::1, fd00:2::254 -- fd00:2::1, ::2, ::3
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from kernlb.cli import main
+from kernlb.demo.http import Tally, fetch, serve
+from kernlb.demo.namespaces import DIRECTOR_BACK, SERVERS, Answer, Lab, lab
+
+SERVERS6 = {name: address.replace("10.0.0.", "fd00:2::") for name, address in SERVERS.items()}
+PATIENCE = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass(slots=True)
+class Director:
+    lab: Lab
+    directory: Path
+
+    def begin(self, *arguments: str) -> Answer:
+        """Start `kernlb ARGUMENTS` in the director's namespace; the answer is what it Said."""
+        places = ["--run-dir", str(self.directory / "run"), "--state-dir", str(self.directory / "state")]
+        return self.lab.ask("director", _kernlb, self.directory, [*places, *arguments])
+
+    def call(self, *arguments: str, code: int | None = 0) -> Said:
+        said: Said = self.begin(*arguments).value(timeout=PATIENCE)
+        assert code is None or said.code == code, f"kernlb {arguments} exited {said.code}: {said.out}{said.err}"
+        return said
+
+    def file(self, text: str, name: str = "kernlb.toml") -> str:
+        path = self.directory / name
+        path.write_text(text)
+        return str(path)
+
+    def apply(self, text: str, *options: str, code: int = 0) -> Said:
+        return self.call("apply", self.file(text), *options, code=code)
+
+    def requests(self, count: int, address: str, *, port: int = 80, parallel: int = 1) -> Tally:
+        """HTTP requests of the client, each on a connection of its own."""
+        tally: Tally = self.lab.ask("client", fetch, address, port, count, parallel).value(timeout=PATIENCE)
+        return tally
+
+
+@contextmanager
+def director(directory: Path) -> Iterator[Director]:
+    """The network, and the three real servers answering on port 80 of both families."""
+    with lab() as built:
+        _second_family(built)
+        _ways_back(built)
+        for name in SERVERS:
+            for address in (SERVERS[name], SERVERS6[name]):
+                built.start(name, serve, name, address, 80)
+        found = Director(built, directory)
+        for address in (*SERVERS.values(), *SERVERS6.values()):
+            until(lambda address=address: not built.ask("director", fetch, address, 80, 1, 1).value(timeout=9).failed)
+        yield found
+
+
+def until(true: Callable[[], bool], *, patience: float = 20.0) -> None:
+    """Ask again until it is so. Fails at the deadline."""
+    deadline = time.monotonic() + patience
+    while not true():
+        assert time.monotonic() < deadline, f"not so within {patience:g} s"
+        time.sleep(0.02)
+
+
+def _second_family(built: Lab) -> None:
+    built.ip("client", ["addr add fd00:1::10/128 dev eth0 nodad", "route add fd00:1::1 dev eth0"])
+    built.ip("client", ["route add default via 192.0.2.1", "route add default via fd00:1::1"])
+    built.ip("director", ["addr add fd00:1::1/128 dev front nodad", "route add fd00:1::10 dev front"])
+    for name, address in SERVERS6.items():
+        built.ip(
+            "director",
+            [f"addr add fd00:2::254/128 dev {name} nodad", f"route add {address} dev {name} src fd00:2::254"],
+        )
+        built.ip(name, [f"addr add {address}/128 dev eth0 nodad", "route add fd00:2::254 dev eth0"])
+
+
+def _ways_back(built: Lab) -> None:
+    client = built.namespace("client")
+    for name in SERVERS:
+        built.ip(name, [f"link add eth1 type veth peer name {name} netns {client}", "link set eth1 up"])
+        built.ip("client", [f"link set {name} up"])
+
+
+def answer_directly(built: Lab) -> None:
+    """Real servers answer the client over the wire of their own."""
+    for name in SERVERS:
+        built.ip(name, ["route replace 192.0.2.10 dev eth1"])
+
+
+def answer_through_director(built: Lab) -> None:
+    for name in SERVERS:
+        built.ip(
+            name,
+            [
+                f"route replace 192.0.2.10 via {DIRECTOR_BACK} dev eth0",
+                "route replace fd00:1::10 via fd00:2::254 dev eth0",
+            ],
+        )
+
+
+def answer_nobody(built: Lab) -> None:
+    """No route beyond the director."""
+    for name in SERVERS:
+        built.ip(name, ["route flush 192.0.2.10", "route flush fd00:1::10"])
+
+
+def _kernlb(result: Connection, directory: Path, arguments: list[str]) -> None:
+    """The console script, in a process that has its modules loaded already."""
+    files = [directory / f"{stream}.{os.getpid()}" for stream in ("out", "err")]
+    for number, path in zip((1, 2), files, strict=True):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(descriptor, number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
+    sys.argv = ["kernlb", *arguments]
+    code: Any = 0
+    try:
+        main()
+    except SystemExit as exit:
+        code = exit.code
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    result.send(Said(int(code or 0), *(path.read_text() for path in files)))
