@@ -61,18 +61,22 @@ class Nftables:
     def __init__(self, *, mark_base: int = MARK_BASE) -> None:
         self._mark_base = mark_base
         self._static = static(mark_base)
+        self._seen: Listing | None = None
 
     def read(self) -> Table:
-        return self._listing().table
+        self._seen = self._listing()
+        return dict(self._seen.table)
 
     def apply(self, operations: Sequence[Operation]) -> None:
         """All of them or none: a refusal undoes the whole batch."""
         if not operations:
             return
-        written = script(operations, self._listing(), static=self._static, mark_base=self._mark_base)
+        # A plan that was made from the last read is written against the same.
+        listing, self._seen = self._seen or self._listing(), None
+        written = script(operations, listing, static=self._static, mark_base=self._mark_base)
         done = _nft("-f", "-", text=str(written))
         if done.returncode:
-            raise _refusal(done.stderr, written)
+            raise refusal(done.stderr, written)
 
     def counters(self) -> Mapping[Key, Counters]:
         """Virtual services and real servers are counted elsewhere."""
@@ -89,7 +93,7 @@ class Nftables:
             return parse(json.loads(done.stdout), wanted=self._static, mark_base=self._mark_base)
         if os.strerror(errno.ENOENT) in done.stderr:
             return Listing()
-        raise _refusal(done.stderr, None)
+        raise refusal(done.stderr, None)
 
 
 def _nft(*arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -110,7 +114,7 @@ def _nft(*arguments: str, text: str | None = None) -> subprocess.CompletedProces
         raise KernelError(f"nft did not answer within {_SECONDS:g} s", errno=errno.ETIMEDOUT) from error
 
 
-def _refusal(stderr: str, written: Script | None) -> KernlbError:
+def refusal(stderr: str, written: Script | None) -> KernlbError:
     """The error for what nft printed."""
     if "Unable to initialize Netlink socket" in stderr or "cache initialization failed: Protocol" in stderr:
         return Unsupported(

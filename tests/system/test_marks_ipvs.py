@@ -34,6 +34,7 @@ from kernlb.model import (
     Sysctl,
     SysctlKey,
     Table,
+    TimersKey,
     Value,
     VirtualService,
 )
@@ -58,8 +59,10 @@ def net() -> Iterator[Gateway]:
 def bring(namespace: str, desired: Table) -> None:
     with inside(namespace):
         kernel = Kernel({EngineName.IPVS: Ipvs()}, (Nftables(), Sysctls([CONNTRACK.name])))
-        desired = {RulesetKey(): ruleset(), CONNTRACK: Sysctl("1"), **desired}
-        kernel.apply(diff(desired, kernel.read()))
+        observed = kernel.read()
+        timers = {key: value for key, value in observed.items() if isinstance(key, TimersKey)}
+        desired = {RulesetKey(): ruleset(), CONNTRACK: Sysctl("1"), **timers, **desired}
+        kernel.apply(diff(desired, observed))
         assert diff(desired, kernel.read()) == []
 
 
