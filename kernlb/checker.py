@@ -21,6 +21,7 @@ from kernlb.health import Health, State, combined
 
 TICK = 0.01  # seconds
 HURRY = 0.1  # seconds between the probes of a server that somebody suspects
+RELIEF = 0.5  # seconds at most between the probes that hints bring about while the server is well
 FIRST_ROUND = 2.0  # seconds over which first probes are spread, at most
 HEARTBEAT = 1.0  # seconds between heartbeats, at most
 GOLDEN = 0.6180339887498949  # its multiples spread evenly, however many there are
@@ -225,8 +226,11 @@ class Checker(Generic[K]):
         for entry in () if server is None else server.entries:
             # A verdict under way may be of the time before: one more probe follows it, whatever it says.
             entry.hurried = 2 if entry.flying else 1
-            if not entry.flying:
-                self._schedule(entry, max(self._loop.time(), entry.started + HURRY))
+            # Hints may come by the thousand about a server that is well.
+            pause = HURRY if entry.health.in_transition else max(HURRY, min(entry.target.check.interval / 4, RELIEF))
+            due = max(self._loop.time(), entry.started + pause)
+            if not entry.flying and ceil(due / TICK) < entry.tick:
+                self._schedule(entry, due)
 
     # --- when
 

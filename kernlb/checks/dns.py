@@ -14,7 +14,7 @@ from kernlb.checks.spec import DnsProbe, Transport
 from kernlb.checks.stream import connected
 from kernlb.checks.verdict import Code, Verdict
 
-DATAGRAM = 65535
+LARGEST = 8192  # bytes of an answer that is read: thousands of records would hold up the others
 STRAY = 16  # wrong answers that are passed over
 
 
@@ -41,7 +41,7 @@ async def _over_udp(conversation: Conversation, query: dns.message.Message) -> d
         sock.connect(conversation.target.sockaddr)
         sock.send(query.to_wire())
         for _ in range(STRAY):
-            data = await loop.sock_recv(sock, DATAGRAM)
+            data = await loop.sock_recv(sock, LARGEST)
             conversation.layer = Code.L7RSP
             conversation.first_byte()
             answer = _read(data)
@@ -52,7 +52,7 @@ async def _over_udp(conversation: Conversation, query: dns.message.Message) -> d
 
 async def _over_tcp(conversation: Conversation, query: dns.message.Message) -> dns.message.Message:
     wire = query.to_wire()
-    async with connected(conversation, budget=DATAGRAM + 2) as stream:
+    async with connected(conversation, budget=LARGEST) as stream:
         stream.write(len(wire).to_bytes(2, "big") + wire)
         received = b""
         while len(received) < 2 or len(received) < 2 + int.from_bytes(received[:2], "big"):

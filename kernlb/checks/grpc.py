@@ -1,5 +1,6 @@
 """grpc.health.v1.Health/Check over HTTP/2, with or without TLS; SERVING is up."""
 
+import asyncio
 from dataclasses import replace
 
 import h2.config
@@ -14,6 +15,8 @@ from kernlb.checks.verdict import Code, Verdict
 
 STATUSES = {0: "UNKNOWN", 1: "SERVING", 2: "NOT_SERVING", 3: "SERVICE_UNKNOWN"}
 SERVING = 1
+BUDGET = 16384  # bytes; an answer takes some dozen
+SLICE = 512  # bytes of frames taken at a time: thousands of tiny ones must not hold up the others
 
 
 class _Answer:
@@ -24,7 +27,19 @@ class _Answer:
         self.data = bytearray()
         self.ended = False
 
-    def take(self, headers: list[tuple[bytes | str, bytes | str]]) -> None:
+    def hear(self, events: list[h2.events.Event]) -> None:
+        for event in events:
+            match event:
+                case h2.events.ResponseReceived() | h2.events.TrailersReceived():
+                    self._take(list(event.headers or ()))
+                case h2.events.DataReceived():
+                    self.data += event.data or b""
+                case h2.events.StreamEnded():
+                    self.ended = True
+                case h2.events.StreamReset() | h2.events.ConnectionTerminated():
+                    raise Failed(Code.L7RSP, f"reset with HTTP/2 error {event.error_code}")
+
+    def _take(self, headers: list[tuple[bytes | str, bytes | str]]) -> None:
         for name, value in headers:
             text = value.decode("latin-1") if isinstance(value, bytes) else value
             match name if isinstance(name, str) else name.decode("latin-1"):
@@ -40,7 +55,7 @@ async def talk(conversation: Conversation) -> Verdict:
     probe = conversation.target.check.probe
     assert isinstance(probe, GrpcProbe)
     tls = None if probe.tls is None else replace(probe.tls, alpn=probe.tls.alpn or ("h2",))
-    async with connected(conversation, tls) as stream:
+    async with connected(conversation, tls, budget=BUDGET) as stream:
         try:
             answer = await _call(stream, conversation, probe)
         except h2.exceptions.ProtocolError as error:
@@ -78,17 +93,9 @@ async def _call(stream: Stream, conversation: Conversation, probe: GrpcProbe) ->
             raise EOFError
         if data.startswith(b"HTTP/"):  # to h2 the length of a frame that never ends
             raise Failed(Code.L7RSP, "speaks HTTP/1")
-        for event in http.receive_data(data):
-            match event:
-                case h2.events.ResponseReceived() | h2.events.TrailersReceived():
-                    answer.take(list(event.headers or ()))
-                case h2.events.DataReceived():
-                    answer.data += event.data or b""
-                    http.acknowledge_received_data(event.flow_controlled_length or 0, 1)
-                case h2.events.StreamEnded():
-                    answer.ended = True
-                case h2.events.StreamReset() | h2.events.ConnectionTerminated():
-                    raise Failed(Code.L7RSP, f"reset with HTTP/2 error {event.error_code}")
+        for start in range(0, len(data), SLICE):
+            answer.hear(http.receive_data(data[start : start + SLICE]))
+            await asyncio.sleep(0)
         stream.write(http.data_to_send())
     return answer
 

@@ -1,5 +1,7 @@
 """HTTP/1.1: one request; the status, and if asked for the body, decide. The rest of the answer is never read."""
 
+import asyncio
+
 import h11
 
 from kernlb import __version__
@@ -8,6 +10,9 @@ from kernlb.checks.matching import Matcher
 from kernlb.checks.spec import HttpProbe
 from kernlb.checks.stream import BUDGET, Stream, connected
 from kernlb.checks.verdict import Code, Verdict
+
+BATCH = 16  # events between pauses
+MOST_EVENTS = 4096
 
 
 async def talk(conversation: Conversation) -> Verdict:
@@ -18,13 +23,14 @@ async def talk(conversation: Conversation) -> Verdict:
         try:
             stream.write(_request(http, conversation, probe))
             await stream.drain()
-            response = await _response(http, stream)
+            events = _Events(http, stream)
+            response = await _response(events)
             text = f"{response.status_code} {response.reason.decode('latin-1')}".strip()[:80]
             if not any(each.first <= response.status_code <= each.last for each in probe.status):
                 return conversation.down(Code.L7STS, text)
             if probe.match is not None:
                 matcher = Matcher(probe.match)
-                if not matcher.satisfied(await _body(http, stream, probe.body_limit)):
+                if not matcher.satisfied(await _body(events, probe.body_limit)):
                     return conversation.down(Code.L7RSP, matcher.complaint)
         except h11.RemoteProtocolError as error:
             raise Failed(Code.L7RSP, f"not HTTP: {error}"[:120]) from None
@@ -50,25 +56,37 @@ def _request(http: h11.Connection, conversation: Conversation, probe: HttpProbe)
     return data + (http.send(h11.EndOfMessage()) or b"")
 
 
-async def _response(http: h11.Connection, stream: Stream) -> h11.Response:
+class _Events:
+    """The events of one answer, given out slowly enough that crumbs by the thousand do not hold up the others."""
+
+    def __init__(self, http: h11.Connection, stream: Stream) -> None:
+        self._http = http
+        self._stream = stream
+        self._count = 0
+
+    async def next(self) -> h11.Event:
+        while (event := self._http.next_event()) is h11.NEED_DATA:
+            self._http.receive_data(await self._stream.read())
+        self._count += 1
+        if self._count > MOST_EVENTS:
+            raise Failed(Code.L7RSP, "answers in crumbs")
+        if self._count % BATCH == 0:
+            await asyncio.sleep(0)
+        assert isinstance(event, h11.Event)  # PAUSED is for those who send a second request
+        return event
+
+
+async def _response(events: _Events) -> h11.Response:
     while True:
-        event = http.next_event()
-        if event is h11.NEED_DATA:
-            http.receive_data(await stream.read())
-        elif isinstance(event, h11.Response):
+        event = await events.next()
+        if isinstance(event, h11.Response):
             return event
-        elif isinstance(event, h11.ConnectionClosed):
+        if isinstance(event, h11.ConnectionClosed):
             raise EOFError
 
 
-async def _body(http: h11.Connection, stream: Stream, limit: int) -> bytes:
+async def _body(events: _Events, limit: int) -> bytes:
     body = bytearray()
-    while len(body) < limit:
-        event = http.next_event()
-        if event is h11.NEED_DATA:
-            http.receive_data(await stream.read())
-        elif isinstance(event, h11.Data):
-            body += event.data
-        else:
-            break
+    while len(body) < limit and isinstance(event := await events.next(), h11.Data):
+        body += event.data
     return bytes(body[:limit])
