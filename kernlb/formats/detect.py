@@ -1,4 +1,4 @@
-"""Which format a configuration is in, told by its content and never by its name."""
+"""Which format a configuration is written in, by its content and never by its name: files are validated under any."""
 
 import re
 from enum import StrEnum
@@ -11,22 +11,29 @@ class Format(StrEnum):
     IPVSADM = "ipvsadm"
 
 
-# What the first line that says anything looks like; the first pattern that fits decides.
-_SIGNS = (
-    (Format.IPVSADM, re.compile(r"\s*-{1,2}[AaEe]\b|\s*--(add|edit)-\w+")),
-    (Format.TOML, re.compile(r"\s*\[{1,2}[^]]+\]{1,2}\s*(#.*)?$|\s*[\w\"'.-]+\s*=")),
-    (Format.KEEPALIVED, re.compile(r"\s*(\w+(\s+[^{}]+)?\s*\{|include\s|global_defs\b|\$\w+\s*=|@\w+)")),
-    (
-        Format.HAPROXY,
-        re.compile(r"\s*(global|defaults|frontend|backend|listen|resolvers|userlist|peers|cache|program|ring)\b[^={]*$"),
-    ),
+_IPVSADM = re.compile(r"(?:ipvsadm\s+)?(?:-[Aa]|--add-(?:service|server))\s")
+_TOML = re.compile(r"\[{1,2}\s*[\w\"'.-][^\]]*\]{1,2}\s*(?:#.*)?$|[\w\"'.-]+\s*=")
+_KEEPALIVED = re.compile(
+    r"(?:global_defs|virtual_server|virtual_server_group|vrrp_\w+|static_\w+|track_\w+|bfd_instance|SSL|"
+    r"net_namespace|include\w*|garp_group)\b[^=]*$|\$\w+="
+)
+_HAPROXY = re.compile(
+    r"(?:global|defaults|frontend|backend|listen|userlist|resolvers|peers|mailers|cache|program|ring|http-errors|"
+    r"log-forward|fcgi-app|crt-store|\.if|\.diag|\.notice|\.warning|\.alert)(?:\s|$)"
 )
 
 
 def detect(text: str) -> Format:
-    """The format of the first line that is neither blank nor comment; TOML where nothing fits, since its errors are
-    kernlb's own to explain."""
-    for line in text.splitlines():
-        if line.strip() and line.lstrip()[0] not in "#!":
-            return next((format for format, sign in _SIGNS if sign.match(line)), Format.TOML)
+    """By the first line that says something. What is none of them is read as TOML, whose mistakes are then named."""
+    for raw in text.splitlines():
+        line = raw.strip().lstrip("\ufeff")
+        if not line or line[0] in "#!":
+            continue
+        if _IPVSADM.match(line):
+            return Format.IPVSADM
+        if _KEEPALIVED.match(line) and not _TOML.match(line):
+            return Format.KEEPALIVED
+        if _HAPROXY.match(line) and not _TOML.match(line):
+            return Format.HAPROXY
+        return Format.TOML
     return Format.TOML

@@ -1,0 +1,314 @@
+"""The checkers of keepalived.conf as checks: what each sends and expects, how often, how patiently. Runs nothing."""
+
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+
+from kernlb.checks.spec import (
+    Check,
+    CommandProbe,
+    DnsProbe,
+    Exit,
+    FileProbe,
+    HttpProbe,
+    Match,
+    PingProbe,
+    Probe,
+    SmtpProbe,
+    Start,
+    StatusRange,
+    TcpProbe,
+    TlsOptions,
+    UdpProbe,
+)
+from kernlb.formats.keepalived.syntax import Statement
+from kernlb.formats.report import Ledger, Refused, Remark, approximated, dropped, exact
+from kernlb.model import IPAddress
+
+KINDS = frozenset(
+    {
+        "TCP_CHECK",
+        "HTTP_GET",
+        "SSL_GET",
+        "SMTP_CHECK",
+        "DNS_CHECK",
+        "MISC_CHECK",
+        "BFD_CHECK",
+        "PING_CHECK",
+        "UDP_CHECK",
+        "FILE_CHECK",
+    }
+)
+_RETRIES = {"DNS_CHECK": 3, "MISC_CHECK": 0}
+_DELAYS = {"HTTP_GET": 3.0, "SSL_GET": 3.0}
+_OK = (StatusRange(first=200, last=299),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How often and how patiently; a virtual server's is the default of its real servers, theirs of the checkers."""
+
+    delay_loop: float = 60.0
+    retry: int | None = None
+    delay_before_retry: float | None = None
+    connect_timeout: float = 5.0
+    alpha: bool = False
+    virtualhost: str | None = None
+
+
+def paced(pace: Pace, statement: Statement) -> tuple[Pace, Remark] | None:
+    """The pace with one statement taken in, or None where it is about something else."""
+    match statement.keyword:
+        case "delay_loop":
+            return replace(pace, delay_loop=_seconds(statement)), exact("")
+        case "retry" | "nb_get_retry":
+            return replace(pace, retry=number(statement, highest=2**31 - 1)), exact("")
+        case "delay_before_retry":
+            return replace(pace, delay_before_retry=_seconds(statement)), exact("")
+        case "connect_timeout":
+            note = "the limit of the whole check, not of its connect alone"
+            return replace(pace, connect_timeout=_seconds(statement)), approximated(note)
+        case "alpha":
+            return replace(pace, alpha=flag(statement)), exact("")
+        case "virtualhost":
+            return replace(pace, virtualhost=statement.argument()), exact("")
+        case "warmup":
+            return pace, exact("the starts of checks are spread evenly on their own")
+    return None
+
+
+def checker(statement: Statement, pace: Pace, files: Mapping[str, str], ledger: Ledger) -> Check | None:
+    """The check that a checker's block describes; None where kernlb has none such."""
+    kind = statement.keyword
+    if kind == "BFD_CHECK":
+        ledger.say(statement.line, dropped("BFD is not spoken: use a ping or tcp check"))
+        return None
+    common = Check()
+    rest: list[Statement] = []
+    for inner in statement.body:
+        try:
+            if found := paced(pace, inner):
+                pace, remark = found
+                ledger.say(inner.line, remark)
+            elif changed := _common(common, inner, ledger):
+                common = changed
+            else:
+                rest.append(inner)
+        except Refused as refused:
+            ledger.refuse(inner.line, refused, path=kind)
+    probe, timeout = _probe(kind, rest, pace, files, ledger)
+    retry = _RETRIES.get(kind, 1) if pace.retry is None else pace.retry
+    delay = _DELAYS.get(kind, 1.0) if pace.delay_before_retry is None else pace.delay_before_retry
+    if kind == "DNS_CHECK" and pace.delay_before_retry is None:
+        delay = pace.delay_loop
+    return replace(
+        common,
+        probe=probe,
+        interval=pace.delay_loop,
+        timeout=timeout or pace.connect_timeout,
+        rise=1,
+        fall=retry + 1,
+        fast_interval=None if delay == pace.delay_loop else delay,
+        start=Start.DOWN if pace.alpha else Start.LAST,
+    )
+
+
+def number(statement: Statement, *, lowest: int = 0, highest: int, at: int = 1) -> int:
+    word = statement.argument(at)
+    if not (word.isascii() and word.isdecimal() and len(word) < 12 and lowest <= int(word) <= highest):
+        raise Refused(f"{statement.keyword!r} takes a number from {lowest} to {highest}, not {word!r}")
+    return int(word)
+
+
+def flag(statement: Statement) -> bool:
+    word = statement.words[1].lower() if len(statement.words) > 1 else "true"
+    if word in ("true", "on", "yes"):
+        return True
+    if word in ("false", "off", "no"):
+        return False
+    raise Refused(f"{statement.keyword!r} takes true or false, not {word!r}")
+
+
+def address(word: str) -> IPAddress:
+    try:
+        return ip_address(word)
+    except ValueError:
+        raise Refused(f"{word!r} is no address") from None
+
+
+def _seconds(statement: Statement) -> float:
+    word = statement.argument()
+    if not re.fullmatch(r"[0-9]{1,7}(\.[0-9]{1,6})?", word) or not float(word):
+        raise Refused(f"{statement.keyword!r} takes seconds, not {word!r}")
+    return float(word)
+
+
+def _common(check: Check, statement: Statement, ledger: Ledger) -> Check | None:
+    match statement.keyword:
+        case "connect_ip":
+            return replace(check, address=address(statement.argument()))
+        case "connect_port":
+            return replace(check, port=number(statement, lowest=1, highest=65535))
+        case "bindto":
+            return replace(check, bind_address=address(statement.argument()))
+        case "bind_if":
+            return replace(check, interface=statement.argument())
+        case "fwmark":
+            return replace(check, mark=number(statement, lowest=1, highest=2**32 - 1))
+        case "bind_port":
+            ledger.say(statement.line, dropped("the port of a check's own end is the kernel's choice"))
+            return check
+        case "log_all_failures":
+            ledger.say(statement.line, approximated("a change of state is logged, not each failure"))
+            return check
+    return None
+
+
+def _probe(
+    kind: str, rest: list[Statement], pace: Pace, files: Mapping[str, str], ledger: Ledger
+) -> tuple[Probe, float | None]:
+    words: dict[str, Statement] = {}
+    urls: list[Statement] = []
+    for statement in rest:
+        known = _WORDS.get(kind, frozenset())
+        if statement.keyword == "url" and "url" in known:
+            urls.append(statement)
+        elif statement.keyword in known:
+            words[statement.keyword] = statement
+        else:
+            ledger.refuse(statement.line, Refused(f"unknown keyword {statement.keyword!r} in {kind}"))
+    try:
+        match kind:
+            case "HTTP_GET" | "SSL_GET":
+                return _http(kind, words, urls, pace, ledger), None
+            case "SMTP_CHECK":
+                return SmtpProbe(helo=words["helo_name"].argument() if "helo_name" in words else "localhost"), None
+            case "DNS_CHECK":
+                name = words["name"].argument() if "name" in words else "."
+                record = words["type"].argument().upper() if "type" in words else "SOA"
+                return DnsProbe(name=name, record_type=record), None
+            case "MISC_CHECK":
+                return _command(words)
+            case "PING_CHECK":
+                return PingProbe(), None
+            case "UDP_CHECK":
+                return _udp(words, ledger), None
+            case "FILE_CHECK":
+                return _file(words, files, ledger), None
+    except Refused as refused:
+        ledger.refuse(rest[0].line if rest else 1, refused, path=kind)
+    return TcpProbe(), None
+
+
+_WORDS: dict[str, frozenset[str]] = {
+    "HTTP_GET": frozenset({"url", "http_protocol", "fast_recovery"}),
+    "SSL_GET": frozenset({"url", "http_protocol", "fast_recovery", "enable_sni"}),
+    "SMTP_CHECK": frozenset({"helo_name", "host"}),
+    "DNS_CHECK": frozenset({"type", "name"}),
+    "MISC_CHECK": frozenset({"misc_path", "misc_timeout", "misc_dynamic", "user"}),
+    "UDP_CHECK": frozenset({"payload", "require_reply", "min_reply_length", "max_reply_length"}),
+    "FILE_CHECK": frozenset({"track_file", "dynamic", "weight"}),
+}
+
+
+def _http(kind: str, words: Mapping[str, Statement], urls: list[Statement], pace: Pace, ledger: Ledger) -> HttpProbe:
+    if not urls:
+        raise Refused(f"{kind} expects a url block")
+    for further in urls[1:]:
+        for statement in further.all():
+            ledger.say(statement.line, dropped("one request makes a check here: use a `command` check for more"))
+    for keyword in ("http_protocol", "fast_recovery"):
+        if keyword in words:
+            ledger.say(words[keyword].line, approximated("one HTTP/1.1 request a check"))
+    probe = HttpProbe(status=_OK, host=pace.virtualhost)
+    negate = False
+    for statement in urls[0].body:
+        match statement.keyword:
+            case "path":
+                probe = replace(probe, path=statement.argument())
+            case "status_code":
+                probe = replace(probe, status=tuple(_status(word) for word in statement.words[1:]) or _OK)
+            case "virtualhost":
+                probe = replace(probe, host=statement.argument())
+            case "regex":
+                probe = replace(probe, match=Match(pattern=_regex(statement.argument())))
+            case "regex_no_match":
+                negate = True
+            case "digest":
+                ledger.say(statement.line, dropped("digests are not computed: expect a status or a regex"))
+            case word if word.startswith("regex_"):
+                ledger.say(statement.line, approximated("expressions are Python's, with its defaults"))
+            case word:
+                ledger.refuse(statement.line, Refused(f"unknown keyword {word!r} in url"))
+    if negate and probe.match is not None:
+        probe = replace(probe, match=replace(probe.match, negate=True))
+    if kind == "SSL_GET":
+        name = probe.host if "enable_sni" in words else None
+        probe = replace(probe, tls=TlsOptions(server_name=name, verify=False))
+    return probe
+
+
+def _status(word: str) -> StatusRange:
+    match = re.fullmatch(r"([1-5][0-9]{2})(?:-([1-5][0-9]{2}))?", word)
+    if not match or int(match[2] or match[1]) < int(match[1]):
+        raise Refused(f"{word!r} is no HTTP status", hint="200, or 200-299")
+    return StatusRange(first=int(match[1]), last=int(match[2] or match[1]))
+
+
+def _regex(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise Refused(f"{pattern!r} is no regular expression: {error}") from None
+    return pattern
+
+
+def _command(words: Mapping[str, Statement]) -> tuple[Probe, float | None]:
+    if "misc_path" not in words:
+        raise Refused("MISC_CHECK expects misc_path")
+    try:
+        argv = tuple(shlex.split(" ".join(words["misc_path"].words[1:])))
+    except ValueError as error:
+        raise Refused(f"cannot read misc_path: {error}") from None
+    if not argv:
+        raise Refused("misc_path names no program")
+    probe = CommandProbe(
+        argv=argv,
+        exit=Exit.WEIGHT if "misc_dynamic" in words else Exit.STATUS,
+        user=words["user"].argument() if "user" in words else None,
+    )
+    return probe, _seconds(words["misc_timeout"]) if "misc_timeout" in words else None
+
+
+def _udp(words: Mapping[str, Statement], ledger: Ledger) -> UdpProbe:
+    probe = UdpProbe(payload=_hex(words["payload"].words[1:]) if "payload" in words else b"")
+    for keyword in ("min_reply_length", "max_reply_length"):
+        if keyword in words:
+            ledger.say(words[keyword].line, approximated("lengths of replies are not judged"))
+    if reply := words.get("require_reply"):
+        probe = replace(probe, require_reply=True)
+        if any("x" in word.lower() for word in reply.words[1:]):
+            ledger.say(reply.line, approximated("any reply is taken: masked bytes are not compared"))
+        elif len(reply.words) > 1:
+            probe = replace(probe, match=Match(text=_hex(reply.words[1:])))
+    return probe
+
+
+def _hex(words: list[str]) -> bytes:
+    pairs = [word[at : at + 2] for word in words for at in range(0, len(word), 2)]
+    try:
+        return bytes(int(pair, 16) for pair in pairs)
+    except ValueError:
+        raise Refused(f"{' '.join(words)!r} is not hexadecimal") from None
+
+
+def _file(words: Mapping[str, Statement], files: Mapping[str, str], ledger: Ledger) -> FileProbe:
+    if "track_file" not in words:
+        raise Refused("FILE_CHECK expects track_file")
+    name = words["track_file"].argument()
+    if name not in files:
+        raise Refused(f"there is no track_file {name!r}")
+    ledger.say(words["track_file"].line, approximated("the file holds a weight, or what an agent may say"))
+    return FileProbe(path=files[name])

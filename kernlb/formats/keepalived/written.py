@@ -1,0 +1,120 @@
+"""A check as a checker of keepalived.conf, and the quoting of its words. Knows no virtual server."""
+
+import shlex
+from collections.abc import Iterator
+
+from kernlb.checks.spec import (
+    Check,
+    CommandProbe,
+    DnsProbe,
+    Exit,
+    HttpProbe,
+    PingProbe,
+    SmtpProbe,
+    Start,
+    TcpProbe,
+    TlsProbe,
+    UdpProbe,
+)
+
+
+def quoted(word: str) -> str:
+    """A word in double quotes; keepalived has no escape for these or line ends, so they are left out."""
+    return '"' + word.replace('"', "").replace("\n", "").replace("\r", "") + '"'
+
+
+def number(value: float) -> str:
+    return f"{value:.6f}".rstrip("0").rstrip(".")
+
+
+def checker(check: Check) -> Iterator[str]:
+    """The lines of the block; only a comment where keepalived has no such checker."""
+    match check.probe:
+        case TcpProbe(steps=(), tls=None):
+            kind, body = "TCP_CHECK", list[str]()
+        case HttpProbe() as probe:
+            kind, body = "SSL_GET" if probe.tls else "HTTP_GET", list(_http(probe))
+        case SmtpProbe(tls=None, helo=helo):
+            kind, body = "SMTP_CHECK", [f"helo_name {quoted(helo)}"]
+        case DnsProbe() as dns:
+            kind, body = "DNS_CHECK", [f"type {dns.record_type}", f"name {dns.name}"]
+        case PingProbe():
+            kind, body = "PING_CHECK", []
+        case UdpProbe() as udp:
+            kind, body = "UDP_CHECK", list(_udp(udp))
+        case CommandProbe() as command:
+            kind, body = "MISC_CHECK", list(_command(command, check))
+        case TcpProbe() | TlsProbe():
+            yield "# not said: what the check sends and expects; it connects only"
+            kind, body = "TCP_CHECK", []
+        case other:
+            name = type(other).__name__.removesuffix("Probe").lower()
+            yield f"# not said: a check of type {name}; the server is unchecked here"
+            return
+    yield f"{kind} {{"
+    for line in (*body, *_pace(check, command=kind == "MISC_CHECK")):
+        yield f"    {line}"
+    yield "}"
+
+
+def _pace(check: Check, *, command: bool) -> Iterator[str]:
+    if not command:
+        if check.address is not None:
+            yield f"connect_ip {check.address}"
+        if check.port is not None:
+            yield f"connect_port {check.port}"
+        if check.bind_address is not None:
+            yield f"bindto {check.bind_address}"
+        if check.interface is not None:
+            yield f"bind_if {check.interface}"
+        if check.mark is not None:
+            yield f"fwmark {check.mark}"
+        yield f"connect_timeout {number(check.patience)}"
+    yield f"delay_loop {number(check.interval)}"
+    yield f"retry {check.fall - 1}"
+    yield f"delay_before_retry {number(check.interval if check.fast_interval is None else check.fast_interval)}"
+    if check.start is Start.DOWN:
+        yield "alpha"
+    if check.rise != 1:
+        yield f"# not said: {check.rise} successes bring it up; here one does"
+    if check.down_interval is not None:
+        yield "# not said: another interval while it is down"
+
+
+def _http(probe: HttpProbe) -> Iterator[str]:
+    if probe.method != "GET" or probe.headers or probe.body:
+        yield "# not said: method, headers or body"
+    if probe.tls is not None and probe.tls.server_name:
+        yield "enable_sni"
+    yield "url {"
+    yield f"    path {quoted(probe.path)}"
+    ranges = " ".join(str(r.first) if r.first == r.last else f"{r.first}-{r.last}" for r in probe.status)
+    yield f"    status_code {ranges}"
+    if probe.host is not None:
+        yield f"    virtualhost {quoted(probe.host)}"
+    if probe.match is not None and probe.match.pattern is not None:
+        yield f"    regex {quoted(probe.match.pattern)}"
+        if probe.match.negate:
+            yield "    regex_no_match"
+    elif probe.match is not None:
+        yield "    # not said: the text that the body must hold"
+    yield "}"
+
+
+def _udp(probe: UdpProbe) -> Iterator[str]:
+    if probe.payload:
+        yield f"payload {probe.payload.hex()}"
+    text = probe.match.text if probe.match else None
+    if text and probe.match and not probe.match.negate:
+        yield f"require_reply {text.hex()}"
+    elif probe.require_reply or probe.match:
+        yield "require_reply"
+
+
+def _command(probe: CommandProbe, check: Check) -> Iterator[str]:
+    yield f"misc_path {quoted(shlex.join(probe.argv))}"
+    yield f"misc_timeout {max(1, round(check.patience))}"
+    if probe.exit is Exit.WEIGHT:
+        yield "misc_dynamic"
+    if probe.user is not None:
+        yield f"user {probe.user}"
