@@ -277,6 +277,7 @@ def services(draw: st.DrawFn, number: int = 0, *, name: str | None = None) -> Se
         quorum=quorum,
         hysteresis=draw(st.integers(0, max(0, min(quorum - 1, weight - quorum)))),
         panic=draw(st.just(0.0) | st.floats(0, 1)),
+        pool=draw(st.none() | names),
         on_failure=draw(st.sampled_from(OnFailure)),
         all_backups=draw(st.booleans()),
     )

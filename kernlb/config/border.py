@@ -50,8 +50,9 @@ _OTHER_KEYS = {
 """Other tools' words for keys."""
 
 _SHORT: dict[str | int, str] = {"check": "tcp", "tunnel": "ipip", "persistence": "5m", "match": "ok", "expect": "+OK"}
-_RESTORES_NOTHING = frozenset({"protocol", "servers", "bind", "forwarding", "persistence", "tunnel", "max_connections"})
-"""Keys of a service without which the rest of it cannot be judged."""
+_RESTORES_NOTHING = frozenset({"protocol", "servers", "bind", "forwarding"})
+_STANDS_FOR = {"persistence": True, "max_connections": 1}
+"""Keys of a service without which the rest of it cannot be judged; and what stands for others meanwhile."""
 
 
 def load(text: str | bytes, file: str) -> Config:
@@ -79,11 +80,7 @@ def advice(config: Config, text: str | bytes | None = None, file: str = "") -> t
 def _placed(wrong: list[Finding], text: str) -> list[Mistake]:
     found = lines(text)
     placed = sorted(((line_of(finding.path, found), finding) for finding in wrong), key=lambda pair: pair[0])
-    result = [finding.mistake(line) for line, finding in placed[:MOST]]
-    if len(placed) > MOST:
-        more = f"and {len(placed) - MOST:,} mistakes more"
-        result.append(Mistake("", more, placed[MOST][0], "correct the first ones; many often have one cause"))
-    return result
+    return [finding.mistake(line) for line, finding in placed]
 
 
 def _config(document: Mapping[str, Any]) -> tuple[Config | None, list[Finding]]:
@@ -91,7 +88,11 @@ def _config(document: Mapping[str, Any]) -> tuple[Config | None, list[Finding]]:
         config, wrong = build(Document.model_validate(document))
         return config, wrong + [f for f in laws.findings(config) if not any(f.path == w.path for w in wrong)]
     except ValidationError as error:
-        wrong = [_finding(detail, document) for detail in error.errors(include_url=False)]
+        details = error.errors(include_url=False)
+        wrong = [_finding(detail, document) for detail in details[:MOST]]
+    if len(details) > MOST:
+        more = f"and {len(details) - MOST:,} mistakes more"
+        return None, [*wrong, Finding(wrong[-1].path, more, "correct the first ones; many often have one cause")]
     return None, list(dict.fromkeys(wrong + _cross_checked(document, wrong)))
 
 
@@ -101,9 +102,10 @@ def _cross_checked(document: Mapping[str, Any], wrong: list[Finding]) -> list[Fi
     suspect: set[str | int] = set()
     for _ in range(4):
         suspect |= {finding.path[1] for finding in wrong if finding.path[:1] == ("service",) and finding.path[1:]}
+        parts = {_suspect(finding.path, sound) for finding in wrong}
         # From the end, so that the indices before stay right.
-        for finding in sorted(wrong, key=lambda f: [p if isinstance(p, int) else -1 for p in f.path], reverse=True):
-            _cut(sound, finding.path)
+        for part in sorted(parts, key=lambda path: [p if isinstance(p, int) else -1 for p in path], reverse=True):
+            _cut(sound, part)
         try:
             config, found = build(Document.model_validate(sound))
         except ValidationError as error:
@@ -120,8 +122,8 @@ def _cross_checked(document: Mapping[str, Any], wrong: list[Finding]) -> list[Fi
     return []
 
 
-def _cut(document: dict[str, Any], path: Path) -> None:
-    """Remove the smallest part around a mistake whose absence makes no new one."""
+def _suspect(path: Path, document: Mapping[str, Any]) -> Path:
+    """The smallest part around a mistake whose absence makes no new one."""
     match path:
         case ("service", name, "servers", server, *_):
             path = ("service", name, "servers", server)
@@ -133,18 +135,32 @@ def _cut(document: dict[str, Any], path: Path) -> None:
             path = ("service", name, key)
         case (str(table), str(key), *_):
             path = (table, key)
-    *outer, last = path or ("",)
-    place: Any = document
-    for part in outer:
-        place = place[part] if isinstance(place, dict) and part in place else None
-    match place:
-        case dict() if last in place:
-            del place[last]
-        case list() if isinstance(last, int) and last < len(place):
-            del place[last]
-        case _ if len(path) > 1:
-            # A key that is missing: nothing of its table can stand.
-            _cut(document, path[:-1])
+    while path and not _holds(document, path):
+        # A key that is missing: nothing of its table can stand.
+        path = path[:-1]
+    return path
+
+
+def _holds(place: Any, path: Path) -> bool:
+    for part in path:
+        match place:
+            case dict() if part in place:
+                place = place[part]
+            case list() if isinstance(part, int) and part < len(place):
+                place = place[part]
+            case _:
+                return False
+    return True
+
+
+def _cut(document: Any, path: Path) -> None:
+    if path and _holds(document, path):
+        for part in path[:-1]:
+            document = document[part]
+        if path[0] == "service" and len(path) == 3 and path[2] in _STANDS_FOR:
+            document[path[2]] = _STANDS_FOR[path[2]]
+        else:
+            del document[path[-1]]
 
 
 def _finding(detail: ErrorDetails, document: Mapping[str, Any]) -> Finding:

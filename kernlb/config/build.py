@@ -131,6 +131,7 @@ class _Builder:
             hysteresis=self.inherited(keys, "hysteresis", 0),
             panic=self.inherited(keys, "panic", 0.0),
             on_failure=self.inherited(keys, "on_failure", OnFailure.REMOVE),
+            pool=keys.pool,
             all_backups=self.inherited(keys, "all_backups", False),
         )
 

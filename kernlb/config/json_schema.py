@@ -3,6 +3,7 @@
 from typing import Any
 
 from kernlb.config.check_build import KEYS_OF, TIMING
+from kernlb.config.fields import NAME
 from kernlb.config.keys import Document
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -19,6 +20,9 @@ def schema() -> dict[str, Any]:
         }
         for kind, known in KEYS_OF.items()
     ]
+    names = {"pattern": f"^{NAME.pattern}$"}
+    made["properties"]["service"]["propertyNames"] = names
+    made["$defs"]["ServiceKeys"]["properties"]["servers"]["propertyNames"] = names
     return {"$schema": DIALECT, **made, "title": "kernlb.toml"}
 
 

@@ -200,6 +200,9 @@ class ServiceKeys(DefaultKeys):
     one_packet: bool = Field(default=False, description="UDP: each datagram is scheduled anew.")
     max_connections: Count | None = Field(default=None, description="The kernel refuses new connections past so many.")
     sorry_server: SorryEntry | None = Field(default=None, description="Answers when the service has lost its quorum.")
+    pool: Name | None = Field(
+        default=None, description="What to call the servers together, where it is not the service's name."
+    )
     servers: dict[Name, ServerEntry] = Field(
         default_factory=dict, description="The real servers by name: an address, or a table."
     )

@@ -205,7 +205,8 @@ def _limits(service: Service, config: Config, path: Path) -> Iterator[Finding]:
     past = [server for _, server in named_servers(service) if server.forwarding in ONE_WAY]
     if service.max_connections is not None and past:
         yield Finding((*path, "max_connections"), f"{past[0].forwarding} connections cannot be counted", _COUNTING)
-    mixed = [server for server in past if any(family_of(server.address) is not f for f in families(service))]
+    tunnelled = [server for server in past if server.forwarding is Forwarding.TUNNEL]
+    mixed = [server for server in tunnelled if any(family_of(server.address) is not f for f in families(service))]
     if mixed and config.sync:
         wrong = f"{mixed[0].name} is of another family than the service, which connection synchronisation cannot tell"
         yield Finding((*path, "servers", mixed[0].name), wrong, "use servers of the same family, or leave [sync] out")

@@ -11,11 +11,12 @@ Path = tuple[str | int, ...]
 _SPACE = re.compile(r"(?:[ \t\r\n]++|#[^\n]*+)*+")
 _BLANK = re.compile(r"[ \t]*+")
 _BARE = re.compile(r"[A-Za-z0-9_-]++")
+# Not possessive: under DOTALL Python 3.11 then finds no end in """a""""", which ends with quotes of its own.
 _STRING = re.compile(
-    r'"""(?:[^"\\]|\\.|"(?!""))*+"{3,5}'
-    r"|'''(?:[^']|'(?!''))*+'{3,5}"
-    r'|"(?:[^"\\\n]|\\.)*+"'
-    r"|'[^'\n]*+'",
+    r'"""(?:[^"\\]+|\\.|"(?!""))*"{3,5}'
+    r"|'''(?:[^']+|'(?!''))*'{3,5}"
+    r'|"(?:[^"\\\n]+|\\.)*"'
+    r"|'[^'\n]*'",
     re.DOTALL,
 )
 _SCALAR = re.compile(r"[^\s,\]}#]++(?: \d[^\s,\]}#]*+)?")

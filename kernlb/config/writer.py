@@ -63,7 +63,7 @@ def _service(service: Service) -> tuple[Table, Table]:
     table |= said
     if service.persistence:
         table["persistence"] = _persistence(service.persistence, 128 if Family.IPV6 in families(service) else 32)
-    for key in ("one_packet", "max_connections", "quorum", "hysteresis", "panic", "all_backups"):
+    for key in ("one_packet", "max_connections", "quorum", "hysteresis", "panic", "all_backups", "pool"):
         if getattr(service, key) != getattr(bare, key):
             table[key] = getattr(service, key)
     if service.on_failure is not bare.on_failure:
