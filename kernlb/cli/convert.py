@@ -33,7 +33,7 @@ def command(session: Session, file: str, format: str | None, target: str, accept
 def _written(config: Config, target: Format) -> str:
     match target:
         case Format.TOML:
-            from kernlb.config.write import write
+            from kernlb.config import write
 
             return write(config)
         case Format.HAPROXY:
