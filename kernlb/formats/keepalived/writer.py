@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from kernlb.checks.spec import CommandProbe
 from kernlb.config.values import AddressBind, Bind, Config, MarkBind, OnFailure, Policy, Server, Service
 from kernlb.formats.keepalived.written import checker, quoted
 from kernlb.model import (
@@ -28,14 +29,8 @@ _NUMBERED = {SchedulerFlag.FALLBACK: "flag-1", SchedulerFlag.PORT: "flag-2", Sch
 
 def write(config: Config) -> str:
     lines: list[str] = []
-    if config.timers is not None:
-        timers = config.timers
-        lines += [
-            "global_defs {",
-            f"    lvs_timeouts tcp {timers.tcp} tcpfin {timers.tcp_fin} udp {timers.udp}",
-            "}",
-            "",
-        ]
+    if said := list(_global(config)):
+        lines += ["global_defs {", *(f"    {line}" for line in said), "}", ""]
     if config.max_connections is not None:
         lines += [f"# not said: max_connections {config.max_connections} of all services", ""]
     if config.sync:
@@ -45,6 +40,16 @@ def write(config: Config) -> str:
     return "\n".join(lines)
 
 
+def _global(config: Config) -> Iterator[str]:
+    if config.timers is not None:
+        yield f"lvs_timeouts tcp {config.timers.tcp} tcpfin {config.timers.tcp_fin} udp {config.timers.udp}"
+    checks = (server.check for service in config.services for server in service.servers)
+    if any(check is not None and isinstance(check.probe, CommandProbe) for check in checks):
+        # keepalived refuses scripts whose safety nobody has asked it to check.
+        yield "script_user root"
+        yield "enable_script_security"
+
+
 def _service(service: Service, number: int) -> Iterator[str]:
     name = service.name.replace("\n", " ")
     yield f"# {name}"
@@ -52,9 +57,12 @@ def _service(service: Service, number: int) -> Iterator[str]:
         yield f"# not said of {name}: {fact}"
     families = {family_of(server.address) for server in service.servers}
     tunnelled = all(server.forwarding is Forwarding.TUNNEL for server in service.servers)
+    if not service.servers:
+        yield f"# not said: {name}, which has no real servers"
+        return
     for family in Family:
         binds = [bind for bind in service.binds if _family(bind) is family and _sayable(bind)]
-        if binds and (tunnelled or not families or family in families):
+        if binds and (tunnelled or family in families):
             yield from _virtual_servers(service, binds, family, f"group{number}_{family}")
 
 
@@ -81,7 +89,8 @@ def _body(service: Service, family: Family) -> Iterator[str]:
     for flag in sorted(service.flags):
         named = scheduler in (Scheduler.SH, Scheduler.MH) and flag is not SchedulerFlag.FLAG_3
         yield f"{scheduler}-{flag}" if named else _NUMBERED[flag]
-    yield f"protocol {service.protocol.upper()}"
+    if not all(isinstance(bind, MarkBind) for bind in service.binds):
+        yield f"protocol {service.protocol.upper()}"
     if family is Family.IPV6 and all(isinstance(bind, MarkBind) for bind in service.binds):
         yield "ip_family inet6"
     if service.one_packet:
