@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from kernlb.config.values import AddressBind, Bind, Config, MarkBind, Server, Service
+from kernlb.config.values import AddressBind, Announce, Bind, Config, MarkBind, Server, Service
 from kernlb.marks import assign
 from kernlb.model import (
     Endpoint,
@@ -37,7 +37,7 @@ from kernlb.model import (
     VirtualService,
     family_of,
 )
-from kernlb.pool import Member
+from kernlb.pool import Member, Pool
 
 CONNTRACK = SysctlKey("net.ipv4.vs.conntrack")
 EXPIRE_NODEST = SysctlKey("net.ipv4.vs.expire_nodest_conn")
@@ -71,22 +71,24 @@ class Desired:
 
 def desired(
     config: Config,
-    members: Mapping[str, Collection[Member]],
+    pools: Mapping[str, Pool],
     *,
     engines: Mapping[str, EngineName],
     ruleset: Ruleset,
     foreign: Collection[ServiceKey] = (),
 ) -> Desired:
-    """`members` and `engines` by service name; `ruleset` is the static part of the nftables table. `foreign` are
+    """`pools` and `engines` by service name; `ruleset` is the static part of the nftables table. `foreign` are
     virtual services of the kernel that are not kernlb's: a wildcard leaves their traffic alone."""
     result = Desired()
     numbers = assign((service.name for service in config.services), base=config.engine.mark_base)
     for service in config.services:
         if engines[service.name] is EngineName.IPVS:
-            _ipvs(result, config, service, members[service.name], numbers[service.name])
+            _ipvs(result, config, service, pools[service.name], numbers[service.name])
         else:
-            _xdp(result, config, service, members[service.name])
-        if config.addresses.manage:
+            _xdp(result, config, service, pools[service.name])
+        # A VIP that several services share stays while any of them has quorum.
+        quorate = config.addresses.announce is Announce.ALWAYS or pools[service.name].quorum
+        if config.addresses.manage and quorate:
             for bind in service.binds:
                 if isinstance(bind, AddressBind) and not isinstance(bind.address, Family):
                     result.table[VipKey(config.addresses.interface, bind.address)] = Vip(bind.address.max_prefixlen)
@@ -111,7 +113,8 @@ def bind_text(bind: Bind) -> str:
                     return f"{address}:{ports}" if address.version == 4 else f"[{address}]:{ports}"
 
 
-def _ipvs(result: Desired, config: Config, service: Service, members: Collection[Member], number: int) -> None:
+def _ipvs(result: Desired, config: Config, service: Service, pool: Pool, number: int) -> None:
+    members = pool.members
     fullnat = any(member.server.forwarding is Forwarding.FULLNAT for member in members)
     limited = service.max_connections is not None or config.max_connections is not None
     marks: set[int] = set()
@@ -125,7 +128,7 @@ def _ipvs(result: Desired, config: Config, service: Service, members: Collection
             for bind in binds:
                 if isinstance(bind, AddressBind):
                     result.table[MarkKey(bind.address, service.protocol, bind.first, bind.last)] = Mark(mark)
-        _absent(result, service, key, members)
+        _absent(result, service, key, pool)
         for member in members:
             server = member.server
             if not _reachable(server, key):
@@ -142,7 +145,8 @@ def _ipvs(result: Desired, config: Config, service: Service, members: Collection
             result.table[LimitKey(mark)] = Limit(service.max_connections)
 
 
-def _xdp(result: Desired, config: Config, service: Service, members: Collection[Member]) -> None:
+def _xdp(result: Desired, config: Config, service: Service, pool: Pool) -> None:
+    members = pool.members
     for bind in service.binds:
         if not isinstance(bind, AddressBind):
             continue
@@ -150,7 +154,7 @@ def _xdp(result: Desired, config: Config, service: Service, members: Collection[
             key = Endpoint(EngineName.XDP, service.protocol, bind.address, port)
             result.table[key] = VirtualService(Scheduler.MAGLEV, persistence=service.persistence)
             result.names[key] = Name(service.name, bind=bind_text(bind), policy=service.scheduler)
-            _absent(result, service, key, members)
+            _absent(result, service, key, pool)
             for member in members:
                 if _reachable(member.server, key):
                     server_key = ServerKey(key, member.server.address, member.server.port)
@@ -163,10 +167,10 @@ def _reachable(server: Server, service: ServiceKey) -> bool:
     return family_of(server.address) is service.family or server.forwarding is Forwarding.TUNNEL
 
 
-def _absent(result: Desired, service: Service, key: ServiceKey, members: Collection[Member]) -> None:
-    present = {member.server.name for member in members}
-    for server in service.servers:
-        if server.name not in present:
+def _absent(result: Desired, service: Service, key: ServiceKey, pool: Pool) -> None:
+    present = {member.server.name for member in pool.members}
+    for server in (*service.servers, *filter(None, (service.sorry_server,))):
+        if server.name not in present and server.name in pool.out:
             absent = ServerKey(key, server.address, server.port)
             result.absent.add(absent)
             result.names[absent] = Name(service.name, server.name)

@@ -1,6 +1,6 @@
 """The whole of a network namespace as one engine: each part of a Table goes to the engine that answers for it."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from kernlb.engines import Engine
@@ -16,6 +16,10 @@ class Kernel:
         self.balancers = dict(balancers)
         self._others = tuple(others)
         self._missing: dict[int, Unsupported] = {}
+
+    def through(self, wrap: Callable[[Engine], Engine]) -> "Kernel":
+        """The same kernel with something around each of its engines."""
+        return Kernel({name: wrap(engine) for name, engine in self.balancers.items()}, [*map(wrap, self._others)])
 
     def read(self) -> Table:
         """All that exists. A part that this machine lacks reads as empty; `require` says so when it matters."""

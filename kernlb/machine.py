@@ -4,24 +4,33 @@ from collections.abc import Collection, Mapping
 
 from kernlb.config.values import Config, chosen_engine
 from kernlb.desired import SYSCTLS, Desired, desired
+from kernlb.engines import Engine
 from kernlb.engines.ipvs import Ipvs
 from kernlb.engines.nftables import Nftables, ruleset
 from kernlb.engines.sysctls import Sysctls
-from kernlb.engines.vips import Vips
 from kernlb.kernel import Kernel
 from kernlb.listeners import listeners
-from kernlb.model import EngineName, Family, MarkKey, ServiceKey
-from kernlb.pool import Override, Rating, ServerName, pool
+from kernlb.model import EngineName, Family, MarkKey, ServiceKey, VipKey
+from kernlb.ownership import Ownership
+from kernlb.pool import Override, Pool, Rating, ServerName, pool
 from kernlb.reconciler import Wanted
 
 
-def open_kernel(config: Config) -> Kernel:
+def open_kernel(config: Config, owned: Ownership) -> Kernel:
     """The engines of the network namespace this process is in."""
-    interfaces = (config.addresses.interface,) if config.addresses.manage else ()
-    return Kernel(
-        {EngineName.IPVS: Ipvs()},
-        (Nftables(), Sysctls(tuple(key.name for key in SYSCTLS)), Vips(interfaces)),
-    )
+    interfaces = {key.interface for key in owned.claimed if isinstance(key, VipKey)}
+    if config.addresses.manage:
+        interfaces.add(config.addresses.interface)
+    others: list[Engine] = [
+        Nftables(mark_base=config.engine.mark_base),
+        Sysctls(tuple(key.name for key in SYSCTLS)),
+    ]
+    if interfaces:
+        # pyroute2 takes longer to load than everything else together.
+        from kernlb.engines.vips import Vips
+
+        others.append(Vips(sorted(interfaces)))
+    return Kernel({EngineName.IPVS: Ipvs()}, others)
 
 
 def wanted(
@@ -31,11 +40,16 @@ def wanted(
     overrides: Mapping[ServerName, Override] | None = None,
 ) -> Wanted:
     """What the configuration wants of a kernel, given what else is in it."""
+    return wanted_of(config, {s.name: pool(s, ratings=ratings, overrides=overrides) for s in config.services})
+
+
+def wanted_of(config: Config, pools: Mapping[str, Pool]) -> Wanted:
+    """What the configuration wants where its pools, by service name, are as given."""
     engines = {service.name: chosen_engine(service, config, ipvs_available=True) for service in config.services}
-    members = {s.name: pool(s, ratings=ratings, overrides=overrides).members for s in config.services}
+    static = ruleset(mark_base=config.engine.mark_base)
 
     def given(foreign: Collection[ServiceKey]) -> Desired:
-        return desired(config, members, engines=engines, ruleset=ruleset(), foreign=foreign)
+        return desired(config, pools, engines=engines, ruleset=static, foreign=foreign)
 
     return given
 

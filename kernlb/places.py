@@ -1,10 +1,13 @@
 """Where kernlb keeps things, and which network namespace it works in."""
 
+import ctypes
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from kernlb.errors import Unsupported
 
+_CLONE_NEWNET = 0x40000000  # linux/sched.h
 NETNS_DIRECTORY = Path("/run/netns")
 CONFIGURATION = Path("/etc/kernlb/kernlb.toml")
 
@@ -41,10 +44,9 @@ def enter(namespace: str) -> None:
     Raises Unsupported where there is no such namespace or no right to enter it.
     """
     path = NETNS_DIRECTORY / namespace
-    from pyroute2 import netns
-
     try:
-        netns.setns(str(path), flags=0)
+        with path.open("rb") as file:
+            _setns(file.fileno())
     except FileNotFoundError as error:
         known = ", ".join(sorted(p.name for p in NETNS_DIRECTORY.glob("*"))) or "none"
         raise Unsupported(
@@ -56,6 +58,13 @@ def enter(namespace: str) -> None:
             where=str(path),
             hint="CAP_SYS_ADMIN is needed: run as root",
         ) from error
+
+
+def _setns(descriptor: int) -> None:
+    """setns(2); os.setns is there from Python 3.12 on."""
+    if ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET):
+        errno = ctypes.get_errno()
+        raise OSError(errno, os.strerror(errno))
 
 
 def current_namespace() -> str:

@@ -1,9 +1,10 @@
 """Which real servers of a service take traffic, and with what weight. No kernel, no clock: ratings in, members out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from kernlb.checks.spec import AgentProbe, FileProbe
 from kernlb.config.values import OnFailure, Policy, Server, Service
 
 MOVING_SCALE = 100
@@ -19,21 +20,26 @@ class Hold(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """An operator's word on one real server; it outlives restarts and reloads. `weight` in configured units."""
+    """An operator's word on one real server; it outlives restarts and reloads. `weight` in configured units; `since`
+    and `deadline` of the hold in seconds since the epoch. `drained`: the drain has ended, the server is out."""
 
     weight: int | None = None
     hold: Hold | None = None
     deadline: float | None = None
     drained: bool = False
+    since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """What the checks say of one real server. `factor` 0..1 is its share of the configured weight now."""
+    """What the checks say of one real server. `factor` is its share of the configured weight now; `weight` (in
+    configured units) and `max_connections` are its own wish in place of the configured ones."""
 
     up: bool = True
     held: bool = False
     factor: float = 1.0
+    weight: int | None = None
+    max_connections: int | None = None
 
 
 ServerName = tuple[str, str]
@@ -53,16 +59,26 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
+    """`out` names the servers that are dead or drained and leave the kernel at once; others leave by quiescing."""
+
     members: tuple[Member, ...]
     quorum: bool
     panic: bool = False
     sorry: bool = False
+    out: frozenset[str] = frozenset()
 
 
 def scale_of(service: Service) -> int:
     """How many of the kernel's weight units make a configured one."""
-    moving = isinstance(service.scheduler, Policy) or any(s.slow_start or s.agent for s in service.servers)
+    moving = isinstance(service.scheduler, Policy) or any(_moves(server) for server in service.servers)
     return MOVING_SCALE if moving else 1
+
+
+def configured_weight(server: Server, rating: Rating = _WELL, override: Override = _NO_OVERRIDE) -> int:
+    """In configured units: the operator's word, else the server's own wish, else the file's."""
+    if override.weight is not None:
+        return override.weight
+    return server.weight if rating.weight is None else rating.weight
 
 
 def pool(
@@ -83,8 +99,7 @@ def pool(
     scale = scale_of(service)
 
     def configured(server: Server) -> int:
-        order = ordered[server.name].weight
-        return server.weight if order is None else order
+        return configured_weight(server, rated[server.name], ordered[server.name])
 
     def held(server: Server) -> bool:
         return server.disabled or rated[server.name].held or ordered[server.name].hold is not None
@@ -97,13 +112,15 @@ def pool(
         up = rating.up or trusted
         if gone(server) or (not up and service.on_failure is OnFailure.REMOVE):
             return None
-        if not up or held(server) or not configured(server):
-            return Member(server, 0)
+        if rating.max_connections is not None:
+            server = replace(server, max_connections=rating.max_connections)
         factor = 1.0 if trusted else rating.factor
+        if not up or held(server) or not configured(server) or not factor:
+            return Member(server, 0)
         return Member(server, max(1, round(configured(server) * scale * factor)))
 
     primaries = [s for s in service.servers if not s.backup]
-    usable = [s for s in primaries if not held(s) and not gone(s) and configured(s)]
+    usable = [s for s in primaries if not held(s) and not gone(s) and configured(s) and rated[s.name].factor]
     alive = [s for s in usable if rated[s.name].up]
     panic = bool(usable) and len(alive) < len(usable) * service.panic
     if panic:
@@ -120,7 +137,15 @@ def pool(
     if not quorum and (stand_in := service.sorry_server) and rated[stand_in.name].up:
         members = [Member(m.server, 0) for m in members] + [Member(stand_in, max(1, stand_in.weight * scale))]
         sorry = True
-    return Pool(tuple(members), quorum, panic, sorry)
+    present = {m.server.name for m in members}
+    out = {s.name for s in _all(service) if s.name not in present and (gone(s) or not rated[s.name].up)}
+    return Pool(tuple(members), quorum, panic, sorry, frozenset(out))
+
+
+def _moves(server: Server) -> bool:
+    """Something may give a share of the configured weight: a slow start, an agent, a file."""
+    asked = (server.check, server.agent)
+    return bool(server.slow_start) or any(c and isinstance(c.probe, AgentProbe | FileProbe) for c in asked)
 
 
 def _all(service: Service) -> list[Server]:

@@ -5,6 +5,7 @@ One `step` never waits. A one-shot apply and the daemon both call it until nothi
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from kernlb import ownership
 from kernlb.desired import Desired, Name
@@ -23,6 +24,7 @@ from kernlb.model import (
     service_of,
 )
 from kernlb.plan import Operation, Verb, diff, leaving, play, quiesce
+from kernlb.pool import Override, ServerName
 from kernlb.state import State, Store
 from kernlb.text import thing
 
@@ -62,10 +64,13 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a step did, and the quiesced servers it left, each with its live connections (None: unknown)."""
+    """What a step did, the quiesced servers it left, each with its live connections (None: unknown), and the kernel's
+    Table after it."""
 
     done: list[Operation]
     waiting: Mapping[ServerKey, int | None]
+    plan: Plan
+    after: Table
 
 
 class Reconciler:
@@ -125,7 +130,18 @@ class Reconciler:
         self._remember(replace(self.state, ownership=claimed, names=known, leaving={k: since[k] for k in waiting}))
         self.kernel.apply(operations)
         self._remember(replace(self.state, ownership=claimed.only(after)))
-        return Step(operations, waiting)
+        return Step(operations, waiting, plan, after)
+
+    def note(
+        self, *, overrides: Mapping[ServerName, Override] | None = None, health: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write down what a restart must not lose; None leaves it as it was."""
+        state = self.state
+        if overrides is not None:
+            state = replace(state, overrides=overrides)
+        if health is not None:
+            state = replace(state, health=health)
+        self._remember(state)
 
     def clear(self) -> list[Operation]:
         """Remove what is kernlb's, at once, and put back the settings that still are as kernlb wrote them."""

@@ -77,7 +77,7 @@ def _foreign(text: str, file: str, format: Format) -> Imported:
         case Format.HAPROXY:
             from kernlb.formats import haproxy
 
-            return haproxy.read(text, file, environment=os.environ, resolve=_resolve)
+            return haproxy.read(text, file=file, environ=os.environ, resolve=_resolve)
         case Format.KEEPALIVED:
             from kernlb.formats import keepalived
 

@@ -1,14 +1,14 @@
 """How operations look: the lines and the JSON that plan, apply and clear share."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from kernlb.desired import Name
 from kernlb.formats.detect import Format
 from kernlb.model import Key
 from kernlb.plan import Operation, Verb
+from kernlb.showing import operations_document
 from kernlb.source import Source, read, refuse_loss
-from kernlb.text import operation, thing
+from kernlb.text import operation
 
 Names = Mapping[Key, Name]
 Breaks = Mapping[Key, int | None]
@@ -39,15 +39,4 @@ def summary(operations: Iterable[Operation], *, done: bool) -> str:
     return ", ".join(f"{verbs.count(kind)} {word[done]}" for kind, word in words.items() if kind in verbs)
 
 
-def document(operations: Iterable[Operation], names: Names, breaks: Breaks) -> dict[str, Any]:
-    """What plan, apply and clear say in JSON. `breaks` counts live connections; null where the kernel cannot know."""
-    listed = [
-        {
-            "verb": str(op.verb),
-            "object": thing(op.key, names),
-            "text": operation(op, names),
-            "breaks": breaks.get(op.key, 0),
-        }
-        for op in operations
-    ]
-    return {"changed": bool(listed), "operations": listed}
+document = operations_document

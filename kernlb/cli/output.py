@@ -40,9 +40,8 @@ def console(*, stderr: bool = False) -> "Console":
 
 def complain(error: KernlbError) -> None:
     """An error on stderr: what, where and what to do next."""
-    context = click.get_current_context(silent=True)
     arguments = sys.argv[1:]
-    if "--debug" in arguments and context is None:
+    if "--debug" in arguments:
         traceback.print_exception(error)
     if "--json" in arguments:
         click.echo(json.dumps({"error": error_document(error)}, ensure_ascii=False), err=True)

@@ -44,7 +44,7 @@ class Session:
         from kernlb.state import Store
 
         store = Store(self.places().state_file)
-        return Reconciler(open_kernel(config), store, consent, listening)
+        return Reconciler(open_kernel(config, store.load().ownership), store, consent, listening)
 
     @contextmanager
     def writing(self, purpose: str) -> Iterator[None]:

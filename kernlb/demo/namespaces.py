@@ -90,6 +90,7 @@ class Answer:
     def __init__(self, connection: Connection, process: BaseProcess) -> None:
         self._connection = connection
         self._process = process
+        self.pid = process.pid or 0
 
     def value(self, *, timeout: float) -> Any:
         if not self._connection.poll(timeout):
