@@ -60,6 +60,11 @@ class Ipvs:
             self._socket.close()
             raise
 
+    @property
+    def family(self) -> int:
+        """The number that this kernel gave the generic netlink family IPVS."""
+        return self._family
+
     def close(self) -> None:
         self._socket.close()
 
@@ -106,6 +111,10 @@ class Ipvs:
                 raise told("write to IPVS", error) from error
             if refused is not None:
                 raise explain(owners[refused.index], refused.errno)
+
+    def count_servers(self, service: ServiceKey) -> int:
+        """Real servers of one service, 0 where there is no such service. One small dump."""
+        return len(self._servers(service))
 
     def counters(self) -> Mapping[Key, Counters]:
         """Totals as of the kernel's last reading, up to 2 s old. A service's live connections are its servers'."""

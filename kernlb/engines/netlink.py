@@ -1,6 +1,6 @@
 """A generic netlink socket that sends many requests at once and reads the answers. Knows no family.
 
-A plain socket and packed structures: pyroute2's classes take 60 times as long to encode, and make an event loop
+A plain socket and packed structures: pyroute2's classes take 70 times as long to encode, and make an event loop
 of their own for a synchronous call and so cannot be used where one runs already.
 """
 

@@ -117,11 +117,11 @@ SCHEDULERS = [scheduler for scheduler in samples.SCHEDULERS if scheduler is not 
 def test_every_service_the_kernel_takes_reads_back_as_it_was_given(
     engine: Memory | Ipvs, values: list[VirtualService]
 ) -> None:
-    desired = {vip(n, protocol=Protocol.UDP): value for n, value in enumerate(values, 1)}
+    desired: dict[Key, Value] = {vip(n, protocol=Protocol.UDP): value for n, value in enumerate(values, 1)}
     converge(engine, desired)
     assert held(engine) == desired
     # And each of them turns into the next one in place, by one message.
-    turned = dict(zip(desired, [*values[1:], values[0]], strict=True))
+    turned: dict[Key, Value] = dict(zip(desired, [*values[1:], values[0]], strict=True))
     assert converge(engine, turned) == sum(desired[key] != turned[key] for key in desired)
     assert held(engine) == turned
 
@@ -278,7 +278,8 @@ def test_every_service_and_server_is_counted(engine: Memory | Ipvs) -> None:
 
 def test_a_thousand_servers_of_one_service_are_all_there(engine: Memory | Ipvs) -> None:
     """More than the kernel puts into one answer, and more requests than go into one send."""
-    desired: dict[Key, Value] = {vip(1): RR} | {real(vip(1), number): NAT for number in range(1000)}
+    desired: dict[Key, Value] = {vip(1): RR}
+    desired |= {real(vip(1), number): NAT for number in range(1000)}
     assert converge(engine, desired) == 1001
     assert held(engine) == desired
     assert converge(engine, {}) == 1

@@ -336,11 +336,7 @@ def test_a_digest_ignores_connections_and_nothing_else() -> None:
 
 def test_a_line_of_the_connection_table_is_read_and_a_template_is_not() -> None:
     line = "TCP 0A000002 C350 0A000001 0050 0A010001 1F90 ESTABLISHED     899"
-    expected = ("10.0.0.2", 50000, "10.0.0.1", 80, "10.1.0.1", 8080)
-    assert parse_connection(line) == Connection(
-        Protocol.TCP,
-        *(IPv4Address(part) if isinstance(part, str) else part for part in expected),  # type: ignore[arg-type]
-        "ESTABLISHED",
-        899,
-    )
+    client, virtual, real_server = (IPv4Address(text) for text in ("10.0.0.2", "10.0.0.1", "10.1.0.1"))
+    expected = Connection(Protocol.TCP, client, 50000, virtual, 80, real_server, 8080, "ESTABLISHED", 899)
+    assert parse_connection(line) == expected
     assert parse_connection("IP  0A000002 0000 0A000001 0050 0A010001 1F90 NONE        59") is None
