@@ -24,7 +24,8 @@ from kernlb.text import thing
 
 __all__ = ["Nftables", "Tallies", "ruleset"]
 
-_SECONDS = 60.0
+# The first use may load a dozen modules, each from a slow disk.
+_SECONDS = 240.0
 _ERRNO = {os.strerror(number): number for number in errno.errorcode}
 _PLACE = re.compile(r"^[^\n]*?:(\d+):\d+-\d+: Error: (.*)$", re.MULTILINE)
 _ABSENT = {errno.ENOENT, errno.EOPNOTSUPP, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT}
