@@ -33,7 +33,8 @@ class _Assembly:
         self.finder = finder
         self.pools = Pools(document, ledger, finder)
         self.used: list[tuple[Proxy, Proxy]] = []
-        self.taken: list[tuple[AddressBind, int]] = []
+        self.taken: dict[IPAddress | Family, list[tuple[AddressBind, int]]] = {}
+        self.backends = {proxy.name: proxy for proxy in document.proxies if proxy.back}
 
     def config(self) -> Config:
         for proxy in self.document.proxies:
@@ -82,7 +83,7 @@ class _Assembly:
         )
 
     def _backend(self, front: Proxy) -> Proxy | None:
-        known = {proxy.name: proxy for proxy in self.document.proxies if proxy.back}
+        known = self.backends
         for name in front.conditional_backends:
             if name not in known and "%" not in name:
                 self._refuse(front, front.line, f"use_backend names {name!r}, which there is none of")
@@ -116,7 +117,7 @@ class _Assembly:
                 elif other := self._conflict(wanted):
                     self.ledger.say(bind.line, dropped(f"bound already at line {other}, which takes the connections"))
                 else:
-                    self.taken.append((wanted, bind.line))
+                    self.taken.setdefault(address, []).append((wanted, bind.line))
                     binds.append(wanted)
         served = {b.address if isinstance(b.address, Family) else family_of(b.address) for b in binds}
         lines = {line.name: line.line for line in back.servers}
@@ -136,8 +137,8 @@ class _Assembly:
             return []
 
     def _conflict(self, wanted: AddressBind) -> int | None:
-        for bind, line in self.taken:
-            if bind.address == wanted.address and bind.first <= wanted.last and wanted.first <= bind.last:
+        for bind, line in self.taken.get(wanted.address, ()):
+            if bind.first <= wanted.last and wanted.first <= bind.last:
                 return line
         return None
 

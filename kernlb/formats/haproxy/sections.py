@@ -50,6 +50,7 @@ class _Reader:
         self.section = ""
         self.proxy: Proxy | None = None
         self.inherited = Proxy(Kind.DEFAULTS, "", 0)
+        self.named: dict[str, list[Proxy]] = {}
 
     def refuse(self, number: int, message: str, hint: str | None = None) -> None:
         self.ledger.refuse(number, Refused(message, hint=hint), path=self.path)
@@ -114,9 +115,11 @@ class _Reader:
             self.document.defaults.append(self.proxy)
             return [EXACT]
         self.proxy = base.child(kind, name, number)
-        for other in self.document.proxies:
-            if other.name == name and ((other.front and self.proxy.front) or (other.back and self.proxy.back)):
+        namesakes = self.named.setdefault(name, [])
+        for other in namesakes:
+            if (other.front and self.proxy.front) or (other.back and self.proxy.back):
                 raise Refused(f"{kind} {name!r} has the name of the {other.kind} at line {other.line}")
+        namesakes.append(self.proxy)
         self.document.proxies.append(self.proxy)
         return [EXACT]
 

@@ -27,6 +27,7 @@ from kernlb.model import (
 )
 
 _PERSISTENCE = 300
+_QUOTES = frozenset("\"'\\")
 _LONG = {
     "--add-service": "-A",
     "--add-server": "-a",
@@ -88,7 +89,7 @@ class _Words:
 
 def _words(line: str) -> _Words:
     try:
-        words = shlex.split(line)
+        words = shlex.split(line) if not _QUOTES.isdisjoint(line) else line.split()
     except ValueError as error:
         raise Refused(f"cannot read the rule: {error}") from None
     words = words[1:] if words[:1] == ["ipvsadm"] else words
