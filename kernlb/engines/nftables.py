@@ -34,6 +34,8 @@ _ABSENT = {errno.ENOENT, errno.EOPNOTSUPP, errno.EAFNOSUPPORT, errno.EPROTONOSUP
 _OPTIONS = (
     ("fib ", "CONFIG_NFT_FIB_INET"),
     ("ct count", "CONFIG_NFT_CONNLIMIT"),
+    # nft names the line that a set begins on.
+    ("set limits", "CONFIG_NFT_CONNLIMIT"),
     ("reject", "CONFIG_NFT_REJECT_INET"),
     ("jhash", "CONFIG_NFT_HASH"),
     ("snat", "CONFIG_NFT_NAT"),

@@ -63,7 +63,7 @@ def told(reason: str, *, line_with: str) -> KernlbError:
     ("text", "option"),
     [
         ("fib daddr", "CONFIG_NFT_FIB_INET"),
-        ("ct count", "CONFIG_NFT_CONNLIMIT"),
+        ("set limits {", "CONFIG_NFT_CONNLIMIT"),
         ("tcp reset", "CONFIG_NFT_REJECT_INET"),
         ("masquerade comment", "CONFIG_NFT_MASQ"),
         ("type nat", "CONFIG_NFT_NAT"),
