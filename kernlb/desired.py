@@ -1,7 +1,7 @@
 """What a configuration means as a Table: virtual services, marks, limits, source NAT, addresses and settings."""
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kernlb.config.values import AddressBind, Announce, Bind, Config, MarkBind, Server, Service
 from kernlb.marks import assign
@@ -19,6 +19,7 @@ from kernlb.model import (
     LimitKey,
     Mark,
     MarkKey,
+    Persistence,
     RealServer,
     Ruleset,
     RulesetKey,
@@ -43,6 +44,7 @@ CONNTRACK = SysctlKey("net.ipv4.vs.conntrack")
 EXPIRE_NODEST = SysctlKey("net.ipv4.vs.expire_nodest_conn")
 EXPIRE_TEMPLATES = SysctlKey("net.ipv4.vs.expire_quiescent_template")
 FORWARD = {Family.IPV4: SysctlKey("net.ipv4.ip_forward"), Family.IPV6: SysctlKey("net.ipv6.conf.all.forwarding")}
+_BITS = {Family.IPV4: 32, Family.IPV6: 128}
 SYSCTLS = (CONNTRACK, EXPIRE_NODEST, EXPIRE_TEMPLATES, *FORWARD.values())
 
 
@@ -119,7 +121,9 @@ def _ipvs(result: Desired, config: Config, service: Service, pool: Pool, number:
     limited = service.max_connections is not None or config.max_connections is not None
     marks: set[int] = set()
     for key, binds in _by_service(service, number):
-        result.table[key] = VirtualService(_scheduler(service), service.flags, service.persistence, service.one_packet)
+        result.table[key] = VirtualService(
+            _scheduler(service), service.flags, _persistence(service, key.family), service.one_packet
+        )
         bound = ", ".join(bind_text(bind) for bind in binds)
         result.names[key] = Name(service.name, bind=bound, policy=service.scheduler)
         mark = key.mark if isinstance(key, Fwmark) else number
@@ -206,6 +210,12 @@ def _scheduler(service: Service) -> Scheduler:
             return service.scheduler
         case _:
             return Scheduler.WRR
+
+
+def _persistence(service: Service, family: Family) -> Persistence | None:
+    """One prefix is configured for both families; IPv4 has no more than 32 bits."""
+    kept = service.persistence
+    return replace(kept, prefix=min(kept.prefix, _BITS[family])) if kept else None
 
 
 def _real_server(member: Member, *, fullnat: bool = False) -> RealServer:

@@ -5,9 +5,11 @@ from collections.abc import Collection, Mapping
 from kernlb.config.values import Config, chosen_engine
 from kernlb.desired import SYSCTLS, Desired, desired
 from kernlb.engines import Engine
+from kernlb.engines.absent import Absent
 from kernlb.engines.ipvs import Ipvs
 from kernlb.engines.nftables import Nftables, ruleset
 from kernlb.engines.sysctls import Sysctls
+from kernlb.errors import Unsupported
 from kernlb.kernel import Kernel
 from kernlb.listeners import listeners
 from kernlb.model import EngineName, Family, MarkKey, ServiceKey, VipKey
@@ -30,7 +32,14 @@ def open_kernel(config: Config, owned: Ownership) -> Kernel:
         from kernlb.engines.vips import Vips
 
         others.append(Vips(sorted(interfaces)))
-    return Kernel({EngineName.IPVS: Ipvs()}, others)
+    return Kernel({EngineName.IPVS: _ipvs()}, others)
+
+
+def _ipvs() -> Engine:
+    try:
+        return Ipvs()
+    except Unsupported as error:
+        return Absent(Ipvs.handles, error)
 
 
 def wanted(

@@ -24,6 +24,7 @@ class Source:
     file: str
     format: Format
     config: Config
+    content: bytes
     lines: tuple[Line, ...] = ()
 
     @property
@@ -51,14 +52,19 @@ def understand(content: bytes, file: str, *, format: Format | None = None) -> So
     if format is Format.TOML:
         from kernlb.config import load
 
-        return Source(file, format, load(content, file))
+        return Source(file, format, load(content, file), content)
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError(file, [Mistake("", "not UTF-8 text", line, "save the file as UTF-8")]) from error
     imported = _foreign(text, file, format)
-    return Source(file, format, imported.config, imported.lines)
+    from kernlb.config import mistakes
+
+    # What an import cannot know to be impossible, the laws of every configuration still refuse.
+    if wrong := mistakes(imported.config):
+        raise ConfigError(file, wrong)
+    return Source(file, format, imported.config, content, imported.lines)
 
 
 def refuse_loss(source: Source) -> None:
@@ -81,11 +87,11 @@ def _foreign(text: str, file: str, format: Format) -> Imported:
         case Format.KEEPALIVED:
             from kernlb.formats import keepalived
 
-            return keepalived.read(text, file)
+            return keepalived.read(text, file=file)
         case _:
             from kernlb.formats import ipvsadm
 
-            return ipvsadm.read(text, file)
+            return ipvsadm.read(text, file=file, resolve=_resolve)
 
 
 def _content(file: str, name: str) -> bytes:

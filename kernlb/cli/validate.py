@@ -8,6 +8,7 @@ from kernlb.cli import output
 from kernlb.cli.options import file_argument
 from kernlb.cli.root import verb
 from kernlb.cli.session import Session
+from kernlb.config import advice
 from kernlb.errors import ConfigError
 from kernlb.formats.detect import Format
 from kernlb.source import Source, read
@@ -33,6 +34,9 @@ def command(session: Session, file: str, format: str | None, strict: bool) -> in
             raise
         output.facts(_document(False, format, output.mistakes_document(error.mistakes), None))
         return 1
+    for hint in advice(source.config, source.content if source.format is Format.TOML else None, source.file):
+        where = f"{source.file}:{hint.line}: " if hint.line else ""
+        output.note(f"{where}{hint.path}: {hint.message}" + (f" ({hint.hint})" if hint.hint else ""))
     if session.as_json:
         output.facts(_document(True, source.format, [], source))
     else:

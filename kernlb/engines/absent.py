@@ -1,0 +1,25 @@
+"""The place of an engine that this machine does not have: reading it says what is missing and what brings it."""
+
+from collections.abc import Mapping, Sequence
+
+from kernlb.errors import Unsupported
+from kernlb.model import Counters, Key, Table
+from kernlb.plan import Operation
+
+
+class Absent:
+    """`handles` are the key types of the engine that is missing."""
+
+    def __init__(self, handles: tuple[type, ...], why: Unsupported) -> None:
+        self.handles = handles
+        self._why = why
+
+    def read(self) -> Table:
+        raise self._why
+
+    def apply(self, operations: Sequence[Operation]) -> None:
+        if operations:
+            raise self._why
+
+    def counters(self) -> Mapping[Key, Counters]:
+        return {}
