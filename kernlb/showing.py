@@ -1,6 +1,6 @@
 """What `show` says of a Table: one object a virtual service of the kernel, by name. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kernlb.desired import Name
@@ -21,7 +21,8 @@ from kernlb.model import (
     servers_by_service,
     services,
 )
-from kernlb.text import socket_address
+from kernlb.plan import Operation
+from kernlb.text import operation, socket_address, thing
 
 
 def services_document(
@@ -32,17 +33,22 @@ def services_document(
     counters: Mapping[Key, Counters],
 ) -> list[dict[str, Any]]:
     """The `services` of `show --json`: null for what an engine cannot know, never 0."""
-    sources = [key for key in table if isinstance(key, SourceKey)]
+    sources = {(key.mark, key.address, key.port) for key in table if isinstance(key, SourceKey)}
+    marked = _protocols(table)
+    # The kernel lists what came last first; people wrote it in the order of the names.
+    order = {key: number for number, key in enumerate(names)}
+
+    def place(entry: tuple[Key, object]) -> tuple[int, str]:
+        return order.get(entry[0], len(order)), str(entry[0])
+
     members = servers_by_service(table)
     documents = []
-    for key, service in services(table):
+    for key, service in sorted(services(table), key=place):
         name = names.get(key) if key in owned else None
         mark = _mark(key, table)
         rows = []
-        for server_key, server in members[key]:
-            fullnat = any(
-                s.mark == mark and s.address == server_key.address and s.port == server_key.port for s in sources
-            )
+        for server_key, server in sorted(members[key], key=place):
+            fullnat = (mark, server_key.address, server_key.port) in sources
             rows.append(_server(server_key, server, names, counters.get(server_key, Counters()), fullnat=fullnat))
         forwardings = {row["forwarding"] for row in rows}
         documents.append(
@@ -50,7 +56,7 @@ def services_document(
                 "name": name.service if name else None,
                 "bind": name.bind if name else bind_of(key),
                 "mark": mark,
-                "protocol": _protocol(key, table),
+                "protocol": _protocol(key, marked),
                 "engine": str(key.engine),
                 "scheduler": str(service.scheduler),
                 "policy": name.policy if name else None,
@@ -61,6 +67,22 @@ def services_document(
             }
         )
     return documents
+
+
+def operations_document(
+    operations: Iterable[Operation], names: Mapping[Key, Name], breaks: Mapping[Key, int | None]
+) -> dict[str, Any]:
+    """What plan, apply and clear say in JSON. `breaks` counts live connections; null where the kernel cannot know."""
+    listed = [
+        {
+            "verb": str(op.verb),
+            "object": thing(op.key, names),
+            "text": operation(op, names),
+            "breaks": breaks.get(op.key, 0),
+        }
+        for op in operations
+    ]
+    return {"changed": bool(listed), "operations": listed}
 
 
 def bind_of(key: ServiceKey) -> str:
@@ -98,12 +120,20 @@ def _mark(key: ServiceKey, table: Table) -> int | None:
     return getattr(found, "mark", None)
 
 
-def _protocol(key: ServiceKey, table: Table) -> str | None:
+def _protocols(table: Table) -> dict[int, set[str]]:
+    """The protocols of the packets that carry each mark."""
+    found: dict[int, set[str]] = {}
+    for key, value in table.items():
+        if isinstance(key, MarkKey) and isinstance(value, Mark):
+            found.setdefault(value.mark, set()).add(str(key.protocol))
+    return found
+
+
+def _protocol(key: ServiceKey, marked: Mapping[int, set[str]]) -> str | None:
     if isinstance(key, Endpoint):
         return str(key.protocol)
-    marked = [k for k, v in table.items() if isinstance(k, MarkKey) and isinstance(v, Mark) and v.mark == key.mark]
-    protocols = {str(k.protocol) for k in marked}
-    return protocols.pop() if len(protocols) == 1 else None
+    protocols = marked.get(key.mark, set())
+    return next(iter(protocols)) if len(protocols) == 1 else None
 
 
 def _persistence(service: VirtualService) -> dict[str, Any] | None:

@@ -149,4 +149,10 @@ def _from_document(document: Mapping[str, Any]) -> State:
 
 def _override(document: Mapping[str, Any]) -> Override:
     hold = document["hold"]
-    return Override(document["weight"], Hold(hold) if hold else None, document["deadline"], bool(document["drained"]))
+    return Override(
+        document["weight"],
+        Hold(hold) if hold else None,
+        document["deadline"],
+        bool(document["drained"]),
+        document.get("since"),
+    )

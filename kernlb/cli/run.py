@@ -1,0 +1,87 @@
+"""kernlb run"""
+
+import click
+
+from kernlb.cli.options import Duration, consent, consent_options, file_argument
+from kernlb.cli.root import verb
+from kernlb.cli.session import Session, need_net_admin
+
+
+def _address(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, int] | None:
+    if value is None:
+        return None
+    host, _, port = value.rpartition(":")
+    if not port.isdigit() or int(port) > 65535:
+        raise click.BadParameter(f"{value!r} is no ADDRESS:PORT", ctx, param)
+    return host.strip("[]") or "0.0.0.0", int(port)
+
+
+@verb("run")
+@file_argument
+@click.option(
+    "--deadline",
+    type=Duration(),
+    default="30s",
+    show_default=True,
+    help="How long a server that a reload takes away keeps its live connections.",
+)
+@click.option("--clear-on-exit", is_flag=True, help="Remove everything when told to end; otherwise traffic flows on.")
+@click.option("--no-passive", is_flag=True, help="Do not watch the traffic for refused and repeated connections.")
+@click.option(
+    "--metrics", metavar="ADDRESS:PORT", callback=_address, help="Serve Prometheus' metrics here (GET /metrics)."
+)
+@click.option("--group", metavar="NAME", help="A group that may use the control socket beside root.")
+@consent_options
+def command(
+    session: Session,
+    file: str,
+    format: str | None,
+    deadline: float,
+    clear_on_exit: bool,
+    no_passive: bool,
+    metrics: tuple[str, int] | None,
+    group: str | None,
+    accept_loss: bool,
+    adopt: bool,
+    shared_settings: bool,
+    take_port: bool,
+) -> int:
+    """Keep the kernel as the configuration says, and its pools free of servers that fail their checks.
+
+    Runs in the foreground and logs to stderr. SIGHUP and `kernlb reload` read FILE again; where it cannot be used, the
+    old configuration stays. SIGTERM ends the daemon and leaves traffic flowing. Killed and started again, it adopts
+    what it finds: weights, health, drains.
+
+    Exit status: 0 after SIGTERM, 1 error.
+    """
+    from kernlb.cli.changes import read_source
+    from kernlb.daemon.machine import machine, open_signs
+    from kernlb.daemon.options import Options
+    from kernlb.daemon.running import run
+    from kernlb.machine import listening
+    from kernlb.reconciler import Reconciler
+    from kernlb.state import Store
+
+    source = read_source(file, format, accept_loss=accept_loss)
+    need_net_admin("run")
+    places = session.places()
+    with session.writing("run"):
+        store = Store(places.state_file)
+        signs = open_signs(source.config, store.load().ownership)
+        allowed = consent(adopt=adopt, shared_settings=shared_settings, take_port=take_port)
+        run(
+            source,
+            reconciler=Reconciler(signs.kernel, store, allowed, listening),
+            signs=signs,
+            machine=machine(file, format),
+            places=places,
+            options=Options(
+                deadline=deadline,
+                accept_loss=accept_loss,
+                clear_on_exit=clear_on_exit,
+                group=group,
+                metrics=metrics,
+                passive=not no_passive,
+            ),
+        )
+    return 0

@@ -1,0 +1,459 @@
+"""The daemon's loop: whatever happens sets one event; behind it, what is wanted is worked out and written.
+
+Nothing that goes wrong in here touches traffic: what the kernel has, it keeps.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from kernlb import operator
+from kernlb.assessment import Assessment, rating
+from kernlb.checker import Change, Checker
+from kernlb.config.values import Config
+from kernlb.daemon import record, telling
+from kernlb.daemon.options import Machine, Options, Signs
+from kernlb.daemon.writer import Work, Writer
+from kernlb.desired import Name
+from kernlb.errors import KernelError, KernlbError
+from kernlb.health import State
+from kernlb.journal import Journal, Level
+from kernlb.machine import wanted, wanted_of
+from kernlb.model import Counters, Key, ServerKey, Table
+from kernlb.passive import Passive
+from kernlb.pool import ServerName
+from kernlb.reconciler import Reconciler, Wanted
+from kernlb.source import Source
+from kernlb.systemd import Notifier
+from kernlb.totals import Totals
+
+DRIFT = 1.0  # seconds between looks for somebody else's changes
+LEAVING = 0.5  # seconds between looks at servers that leave
+DRAINING = 1.0
+FULL = 60.0  # seconds between readings of everything
+BACK_OFF = 30.0  # seconds at most between attempts to write what the kernel refused
+STUCK = 180.0  # seconds of one piece of the writer's work after which the watchdog gets no more food
+COUNTED = 0.9  # seconds for which counters are good enough
+
+
+class Daemon:
+    """Make it inside a running loop, `start` it, and `run` it until `stop`."""
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        reconciler: Reconciler,
+        signs: Signs,
+        machine: Machine,
+        options: Options,
+        journal: Journal,
+        notifier: Notifier,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.source = source
+        self.options = options
+        self.assessment: Assessment
+        self.totals = Totals()
+        self.table: Table = {}
+        self.names: Mapping[Key, Name] = {}
+        self.error: KernlbError | None = None
+        self.drift = 0
+        self.writes = 0
+        self._machine = machine
+        self._journal = journal
+        self._notifier = notifier
+        self._clock = clock
+        self._reconciler = reconciler
+        self._started = clock()
+        self._wake = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._told = asyncio.Event()
+        self._stepping = asyncio.Lock()
+        self._counting = asyncio.Lock()
+        self._waiters: list[asyncio.Future[None]] = []
+        self._urgent = True  # something is wanted that was not before
+        self._failures = 0
+        self._retry = 0.0  # monotonic, as the next two
+        self._full = 0.0
+        self._due = 0.0
+        self._counted = float("-inf")
+        self._note = False
+        self._finishing = False  # the last step left servers behind: what the next does is no drift
+        self.overrides: operator.Overrides = {}
+        self._keys: dict[ServerName, list[ServerKey]] = {}
+        self._passive: Passive | None = None
+        self.checker: Checker[ServerName]
+        self._writer = Writer(reconciler, signs, deadline=options.deadline)
+
+    # --- life
+
+    async def start(self) -> None:
+        """Adopt what is there and bring the kernel to what the file says. Raises what a reconciler raises for a
+        configuration that cannot be carried out here; what the kernel refuses is tried again later."""
+        state = self._reconciler.state
+        now = self._clock()
+        self.checker = Checker(self._judged, sampled=self._sampled, heartbeat=self._heartbeat, clock=self._clock)
+        self.checker.replace(record.watched(self.source.config), last=record.standing(state.health))
+        self.assessment = Assessment(self.source.config, now=now, record=state.health)
+        self.overrides = operator.of_configuration(state.overrides, self.source.config)
+        self.assessment.order(self.overrides, now=now)
+        self._take_states(now)
+        self._listen()
+        if self.options.passive:
+            self._passive = Passive(self._suspected)
+            if self._passive.off:
+                self._journal.say("passive-off", level=Level.WARNING, reason=self._passive.off)
+        self._journal.say("start", file=self.source.file, pid=os.getpid(), services=len(self.source.config.services))
+        try:
+            await self._reconcile()
+        except KernelError as error:
+            self._failed(error)
+        except BaseException:
+            await self._close()
+            raise
+
+    async def run(self) -> None:
+        """Until `stop`. Traffic flows on afterwards, unless `clear_on_exit`."""
+        tasks = [
+            asyncio.create_task(work(), name=name)
+            for name, work in (("reconcile", self._keep_reconciled), ("drift", self._keep_watch))
+        ]
+        stopping = asyncio.create_task(self._stop.wait(), name="stop")
+        try:
+            done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stopping}:
+                task.result()
+        finally:
+            self._notifier.stopping()
+            for task in (*tasks, stopping):
+                task.cancel()
+            await asyncio.gather(*tasks, stopping, return_exceptions=True)
+            await self._close()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    async def _close(self) -> None:
+        self.checker.close()
+        if self._passive is not None:
+            self._passive.close()
+        self._deaf()
+        async with self._stepping:
+            try:
+                if self.options.clear_on_exit and self._stop.is_set():
+                    removed = await self._writer.clear()
+                    self._journal.say("clear", operations=len(removed))
+                elif hasattr(self, "assessment"):
+                    await self._writer.note(self.overrides, self._record())
+            except KernlbError as error:
+                self._complain("stop", error)
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_exception(KernlbError("the daemon is ending", hint="kernlb run FILE starts it again"))
+        self._told.set()
+        self._writer.close()
+        self._journal.say("stop", level=Level.NOTICE)
+
+    # --- what happens
+
+    def _judged(self, changes: Sequence[Change[ServerName]]) -> None:
+        now = self._clock()
+        for change in changes:
+            self.assessment.judge(change.key, change.after, now=now)
+            if change.before.status is not change.after.status:
+                telling.server(self._journal, change)
+        self._note = True
+        self._want()
+
+    def _sampled(self, name: ServerName, seconds: float, _: float) -> None:
+        self.assessment.sample(name, seconds, now=self._clock())
+
+    def _suspected(self, name: ServerName) -> None:
+        # Resets of a server that is down already say nothing new, and many of them are of the probes themselves.
+        state = self.assessment.states.get(name)
+        if state is not None and state.serves:
+            self.checker.hasten(name)
+
+    def _heartbeat(self) -> None:
+        if not self._writer.stuck(seconds=STUCK):
+            self._notifier.feed()
+
+    def _want(self) -> None:
+        self._urgent = True
+        self._wake.set()
+
+    def order(self, overrides: operator.Overrides) -> None:
+        if overrides != self.overrides:
+            self.overrides = overrides
+            self.assessment.order(overrides, now=self._clock())
+            self._note = True
+            self._want()
+
+    async def settled(self) -> None:
+        """Until what is wanted now is in the kernel. Raises what the kernel says against it."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        self._want()
+        await waiter
+
+    # --- the loop
+
+    async def _keep_reconciled(self) -> None:
+        while True:
+            now = time.monotonic()
+            due = min(self._due, self._full)
+            if self._failures:
+                due = self._retry
+            try:
+                async with asyncio.timeout(max(0.0, due - now)):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            if not self._urgent and self._failures and time.monotonic() < self._retry:
+                continue
+            try:
+                await self._reconcile()
+            except KernlbError as error:
+                self._failed(error)
+            except Exception as error:  # Whatever is wrong with kernlb must not end what it does for the rest.
+                self._failed(KernlbError(f"{type(error).__name__}: {error}", hint="this is a defect of kernlb"))
+
+    async def _reconcile(self) -> None:
+        async with self._stepping:
+            waiters, self._waiters = self._waiters, []
+            try:
+                await self._step()
+            except BaseException as error:
+                for waiter in waiters:
+                    if not waiter.done():
+                        waiter.set_exception(error if isinstance(error, KernlbError) else KernlbError(repr(error)))
+                        waiter.exception()
+                raise
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    async def _step(self) -> Work:
+        assessment = self.assessment
+        wall, began = self._clock(), time.monotonic()
+        before = dict(assessment.pools)
+        changed = assessment.assess(now=wall)
+        urgent, self._urgent = self._urgent or bool(changed), False
+        for name in changed:
+            telling.pool(self._journal, name, before.get(name), assessment.pools[name])
+        draining = operator.under_way(self.overrides)
+        if began >= self._full:
+            await self._writer.spoil()
+            self._full = began + FULL
+        health = None
+        if self._note and self._writer.may_note:
+            health, self._note = self._record(), False
+        overrides = self.overrides
+        work = await self._writer.step(
+            wanted_of(assessment.config, dict(assessment.pools)),
+            overrides=overrides,
+            health=health,
+            count=bool(draining),
+            now=wall,
+        )
+        self._worked(work, urgent=urgent)
+        if draining and work.counters is not None:
+            self.order(operator.ended(self.overrides, lambda n: self._live(n, work.counters or {}), now=self._clock()))
+        self._schedule(work, bool(operator.under_way(self.overrides)))
+        return work
+
+    def _worked(self, work: Work, *, urgent: bool) -> None:
+        step = work.step
+        self.table, self.names = step.after, step.plan.desired.names
+        self._keys = {}
+        for key, name in self.names.items():
+            if isinstance(key, ServerKey) and name.server is not None:
+                self._keys.setdefault((name.service, name.server), []).append(key)
+        self.writes += len(step.done)
+        if self._failures:
+            self._journal.say("recovered", level=Level.NOTICE, attempts=self._failures)
+        self._failures, self.error = 0, None
+        if step.done and not urgent and not self._finishing:
+            self.drift += len(step.done)
+            telling.operations(self._journal, "drift-repaired", step.done, step.plan.names, level=Level.WARNING)
+        else:
+            telling.operations(self._journal, "write", step.done, step.plan.names)
+        self._finishing = bool(step.waiting)
+        if work.counters is not None:
+            self._count(work.counters)
+        self._aim()
+        self._notifier.ready()
+        self._notifier.status(telling.line(self.assessment))
+        self._told.set()
+        self._told = asyncio.Event()
+
+    def _schedule(self, work: Work, draining: bool) -> None:
+        now = time.monotonic()
+        due = now + FULL
+        if work.step.waiting:
+            due = now + LEAVING
+        if draining:
+            due = min(due, now + DRAINING)
+        change = self.assessment.next_change()
+        if change is not None:
+            due = min(due, now + max(0.05, change - self._clock()))
+        if self._note:
+            due = min(due, now + self._writer.next_note + 0.05)
+        self._due = due
+
+    def _failed(self, error: KernlbError) -> None:
+        self._failures += 1
+        pause = min(BACK_OFF, 0.25 * 2 ** min(self._failures, 10))
+        self._retry = time.monotonic() + pause
+        self.error = error
+        self._note = True  # what could not be written down with this step
+        self._complain("refused", error, attempt=self._failures, retry=pause)
+        self._notifier.status(f"the kernel is not as wanted: {error.message}")
+        self._told.set()
+        self._told = asyncio.Event()
+
+    # --- drift
+
+    async def _keep_watch(self) -> None:
+        while True:
+            await asyncio.sleep(DRIFT)
+            try:
+                if await self._writer.changed():
+                    self._wake.set()
+            except KernlbError as error:
+                self._complain("watch", error)
+            except Exception as error:
+                self._complain("watch", KernlbError(repr(error)))
+
+    def _listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        for sock in self._writer.signs.sockets():
+            loop.add_reader(sock.fileno(), self._heed, sock)
+
+    def _deaf(self) -> None:
+        loop = asyncio.get_running_loop()
+        for sock in self._writer.signs.sockets():
+            loop.remove_reader(sock.fileno())
+
+    def _heed(self, sock: Any) -> None:
+        self._writer.signs.heed(sock)
+        self._wake.set()
+
+    # --- what others ask of it
+
+    def now(self) -> float:
+        return self._clock()
+
+    def about(self) -> dict[str, Any]:
+        return {
+            "pid": os.getpid(),
+            "since": round(self._started, 3),
+            "reconciled": self.error is None,
+            "writes": self.writes,
+            "drift_repaired": self.drift,
+        }
+
+    async def changed(self) -> None:
+        """Returns when something has happened."""
+        await self._told.wait()
+
+    async def recount(self) -> None:
+        """Counters no older than COUNTED, if the writer has a moment; else the last ones stand."""
+        if time.monotonic() - self._counted < COUNTED or self._counting.locked():
+            return
+        async with self._counting:
+            try:
+                async with asyncio.timeout(COUNTED):
+                    self._count(await self._writer.counters())
+            except (TimeoutError, KernlbError):
+                pass
+
+    async def swap(self, source: Source) -> Work:
+        """Another configuration, once it has been planned without objection. Raises what speaks against it; then all
+        is as before."""
+        async with self._stepping:
+            before, standing = self.source, self.checker.standing()
+            signs = self._writer.signs
+            reopened = _engines(source.config) != _engines(before.config)
+            try:
+                if reopened:
+                    self._deaf()
+                    self._writer.replace(
+                        await self._writer.do(
+                            lambda: self._machine.open(source.config, self._reconciler.state.ownership)
+                        )
+                    )
+                    self._listen()
+                await self._writer.plan(self._trial(source.config))
+                self._configure(source, standing)
+                work = await self._step()
+            except BaseException:
+                if reopened and self._writer.signs is not signs:
+                    self._deaf()
+                    self._writer.signs.close()
+                    self._writer.replace(signs)
+                    self._listen()
+                if self.source is not before:
+                    self._configure(before, standing)
+                self._want()
+                raise
+            if reopened:
+                signs.close()
+            self._wake.set()  # the loop is waiting for what was due before
+            return work
+
+    # --- inside
+
+    def _trial(self, config: Config) -> Wanted:
+        """What a configuration would want of the kernel, by what is known of its servers."""
+        ratings = {name: rating(state) for name, state in self.assessment.states.items()}
+        return wanted(config, ratings=ratings, overrides=self.overrides)
+
+    def _configure(self, source: Source, standing: Mapping[ServerName, Sequence[State]]) -> None:
+        now = self._clock()
+        self.source = source
+        self.checker.replace(record.watched(source.config), last=standing)
+        self.assessment.reconfigure(source.config, now=now)
+        self.order(operator.of_configuration(self.overrides, source.config))
+        self._take_states(now)
+        self._note = True
+
+    def _take_states(self, now: float) -> None:
+        """What the checker knows of each server; those it no longer checks have no state."""
+        states = self.checker.states()
+        for name in self.assessment.states.keys() - states.keys():
+            del self.assessment.states[name]
+        for name, state in states.items():
+            if self.assessment.states.get(name) != state:
+                self.assessment.judge(name, state, now=now)
+
+    def _record(self) -> dict[str, Any]:
+        return record.written(self.checker.standing(), self.assessment.record())
+
+    def _count(self, counters: Mapping[Key, Counters]) -> None:
+        self._counted = time.monotonic()
+        self.totals.observe(counters)
+        self.totals.keep(set(self.names))
+
+    def _live(self, name: ServerName, counters: Mapping[Key, Counters]) -> int | None:
+        service = next(each for each in self.assessment.config.services if each.name == name[0])
+        there = [counters[key] for key in self._keys.get(name, ()) if key in self.table and key in counters]
+        return operator.live_connections(service.protocol, there)
+
+    def _aim(self) -> None:
+        """Tells the passive watch whose packets to look for."""
+        if self._passive is not None:
+            checked = self.checker.states()
+            self._passive.aim({n: keys for n, keys in self._keys.items() if n in checked})
+
+    def _complain(self, event: str, error: KernlbError, **facts: object) -> None:
+        self._journal.say(event, level=Level.ERROR, kind=error.kind, message=error.message, where=error.where, **facts)
+
+
+def _engines(config: Config) -> object:
+    """What the engines of a kernel are made from."""
+    return config.engine, config.addresses.manage, config.addresses.interface

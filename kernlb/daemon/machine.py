@@ -1,0 +1,28 @@
+"""What a daemon is given of this machine: its kernel with the signs of drift, and its file."""
+
+from functools import partial
+
+from kernlb.config.values import Config
+from kernlb.daemon.options import Machine
+from kernlb.formats.detect import Format
+from kernlb.machine import open_kernel
+from kernlb.ownership import Ownership
+from kernlb.source import Source, read, understand
+from kernlb.watch import Watch
+
+
+def open_signs(config: Config, owned: Ownership) -> Watch:
+    return Watch(open_kernel(config, owned))
+
+
+def machine(file: str, format: str | None) -> Machine:
+    """`file` and its format as given to the daemon; standard input is read only once."""
+    return Machine(open=open_signs, read=partial(_read, file, format), understand=_understand)
+
+
+def _read(file: str, format: str | None) -> Source:
+    return read(file, format=Format(format) if format else None)
+
+
+def _understand(content: bytes, file: str, format: str | None) -> Source:
+    return understand(content, file, format=Format(format) if format else None)

@@ -1,0 +1,50 @@
+"""How a daemon was asked to run, and what it is given of its machine."""
+
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from kernlb.config.values import Config
+from kernlb.kernel import Kernel
+from kernlb.ownership import Ownership
+from kernlb.source import Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """`deadline` in seconds: how long a server that a reload takes away keeps its live connections. `group` may use
+    the control socket beside root. `metrics` is an address and a port to listen on."""
+
+    deadline: float = 30.0
+    accept_loss: bool = False
+    clear_on_exit: bool = False
+    group: str | None = None
+    metrics: tuple[str, int] | None = None
+    passive: bool = True
+
+
+class Signs(Protocol):
+    """Tells that somebody else may have changed the kernel."""
+
+    kernel: Kernel
+
+    def sockets(self) -> Sequence[socket.socket]: ...
+
+    def heed(self, sock: socket.socket) -> None: ...
+
+    def changed(self) -> bool: ...
+
+    def spoil(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """`open` gives the kernel that a configuration needs, beside what is owned already; `read` the daemon's file as it
+    is now; `understand` a file's content (with its name and format)."""
+
+    open: Callable[[Config, Ownership], Signs]
+    read: Callable[[], Source]
+    understand: Callable[[bytes, str, str | None], Source]

@@ -1,0 +1,151 @@
+"""What the control socket may ask of the daemon, and what it answers."""
+
+import asyncio
+from typing import Any
+
+from kernlb import operator
+from kernlb.control import error_document
+from kernlb.daemon import telling
+from kernlb.daemon.daemon import Daemon
+from kernlb.daemon.options import Machine
+from kernlb.errors import KernlbError
+from kernlb.journal import Journal, Level
+from kernlb.pool import ServerName
+from kernlb.showing import operations_document
+from kernlb.source import Source, refuse_loss
+from kernlb.status import service_documents
+from kernlb.systemd import Notifier
+
+
+class NotOurs(KernlbError):
+    """A file that is not the daemon's."""
+
+    kind = "file"
+
+
+class Orders:
+    def __init__(
+        self, daemon: Daemon, *, machine: Machine, journal: Journal, notifier: Notifier, accept_loss: bool
+    ) -> None:
+        self._daemon = daemon
+        self._machine = machine
+        self._journal = journal
+        self._notifier = notifier
+        self._accept_loss = accept_loss
+        self._file = daemon.source.file
+        self._temporary: str | None = None
+        self._one = asyncio.Lock()
+
+    # --- what there is
+
+    async def status(self) -> dict[str, Any]:
+        daemon = self._daemon
+        await daemon.recount()
+        return {
+            "daemon": {
+                **daemon.about(),
+                "file": self._file,
+                "temporary": self._temporary,
+                "checks": telling.checks(daemon.checker.statistics()),
+                "error": error_document(daemon.error) if daemon.error else None,
+            },
+            "services": service_documents(
+                daemon.assessment,
+                table=daemon.table,
+                names=daemon.names,
+                counters=daemon.totals.of,
+                response_time=daemon.checker.response_time,
+            ),
+        }
+
+    async def changed(self) -> None:
+        await self._daemon.changed()
+
+    async def metrics(self) -> bytes:
+        # Loaded when first asked for: most daemons are never scraped through this socket.
+        from kernlb.metrics import exposition
+
+        return exposition(await self.status())
+
+    # --- what is to be
+
+    async def drain(self, service: str, server: str, *, deadline: float) -> dict[str, Any]:
+        daemon = self._daemon
+        name = self._known(service, server)
+        now = daemon.now()
+        daemon.order(operator.drain(daemon.overrides, name, now=now, deadline=now + deadline))
+        return await self._carried_out(name, "drain")
+
+    async def resume(self, service: str, server: str) -> dict[str, Any]:
+        name = self._known(service, server)
+        self._daemon.order(operator.resume(self._daemon.overrides, name))
+        return await self._carried_out(name, "resume")
+
+    async def disable(self, service: str, server: str) -> dict[str, Any]:
+        name = self._known(service, server)
+        self._daemon.order(operator.disable(self._daemon.overrides, name, now=self._daemon.now()))
+        return await self._carried_out(name, "disable")
+
+    async def weigh(self, service: str, server: str, *, weight: int | None) -> dict[str, Any]:
+        name = self._known(service, server)
+        self._daemon.order(operator.weigh(self._daemon.overrides, name, weight))
+        return await self._carried_out(name, "weight")
+
+    async def reload(self) -> dict[str, Any]:
+        """The daemon's own file again; a temporary one ends."""
+        return await self._adopt(self._machine.read, None)
+
+    async def apply(self, *, file: str, format: str | None, content: str, temporary: bool) -> dict[str, Any]:
+        if file != self._file and not temporary:
+            raise NotOurs(
+                f"the daemon runs {self._file}, not {file}",
+                where=file,
+                hint=f"change {self._file} and reload, or use this file until the next reload with --temporary",
+            )
+        return await self._adopt(
+            lambda: self._machine.understand(content.encode(), file, format), file if temporary else None
+        )
+
+    # --- inside
+
+    def _known(self, service: str, server: str) -> ServerName:
+        return operator.known(self._daemon.assessment.config, service, server)
+
+    async def _carried_out(self, name: ServerName, verb: str) -> dict[str, Any]:
+        told = telling.override(self._daemon.overrides.get(name))
+        self._journal.say("order", level=Level.NOTICE, verb=verb, service=name[0], server=name[1], **told)
+        await self._daemon.settled()
+        return {"through": "daemon", "service": name[0], "server": name[1], **told}
+
+    async def _adopt(self, read: Any, temporary: str | None) -> dict[str, Any]:
+        async with self._one:
+            self._notifier.reloading()
+            try:
+                source: Source = await asyncio.to_thread(read)
+                if not self._accept_loss:
+                    refuse_loss(source)
+                work = await self._daemon.swap(source)
+            except KernlbError as error:
+                self._journal.say(
+                    "reload-refused", level=Level.ERROR, kind=error.kind, message=error.message, where=error.where
+                )
+                raise
+            finally:
+                self._notifier.ready()
+            self._temporary = temporary
+            step = work.step
+            self._journal.say(
+                "reload",
+                level=Level.NOTICE,
+                file=source.file,
+                operations=len(step.done),
+                temporary=temporary is not None,
+            )
+            return {
+                "through": "daemon",
+                "file": source.file,
+                "temporary": temporary is not None,
+                **operations_document(step.done, step.plan.names, {}),
+                "leaving": len(step.waiting),
+                "warnings": list(step.plan.warnings),
+            }

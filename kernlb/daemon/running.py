@@ -1,0 +1,100 @@
+"""A daemon from its start to its end: signals, control socket, metrics listener, and the loop."""
+
+import asyncio
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+
+from kernlb.control import Control
+from kernlb.daemon.daemon import Daemon
+from kernlb.daemon.options import Machine, Options, Signs
+from kernlb.daemon.orders import Orders
+from kernlb.errors import KernlbError, Unsupported
+from kernlb.http_server import HttpServer, Request, Response, document
+from kernlb.journal import Journal
+from kernlb.places import Places
+from kernlb.reconciler import Reconciler
+from kernlb.source import Source
+from kernlb.systemd import Notifier
+
+
+def run(
+    source: Source, *, reconciler: Reconciler, signs: Signs, machine: Machine, places: Places, options: Options
+) -> None:
+    """Until SIGTERM or SIGINT. The caller holds the lock."""
+    asyncio.run(_run(source, reconciler=reconciler, signs=signs, machine=machine, places=places, options=options))
+
+
+async def _run(
+    source: Source, *, reconciler: Reconciler, signs: Signs, machine: Machine, places: Places, options: Options
+) -> None:
+    journal, notifier = Journal(clock=time.time), Notifier()
+    daemon = Daemon(
+        source,
+        reconciler=reconciler,
+        signs=signs,
+        machine=machine,
+        options=options,
+        journal=journal,
+        notifier=notifier,
+    )
+    orders = Orders(daemon, machine=machine, journal=journal, notifier=notifier, accept_loss=options.accept_loss)
+    control = Control(orders, places.control, group=options.group)
+    async with AsyncExitStack() as stack:
+        stack.callback(notifier.close)
+        loop = asyncio.get_running_loop()
+        reloads: set[asyncio.Task[None]] = set()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, daemon.stop)
+        loop.add_signal_handler(signal.SIGHUP, _reload, orders, reloads)
+        await daemon.start()
+        try:
+            await control.open()
+            stack.push_async_callback(control.close)
+            if options.metrics is not None:
+                stack.push_async_callback(await _metrics(orders, *options.metrics))
+        except BaseException:
+            daemon.stop()
+            await daemon.run()
+            raise
+        await daemon.run()
+        for task in reloads:
+            task.cancel()
+
+
+def _reload(orders: Orders, reloads: set[asyncio.Task[None]]) -> None:
+    """SIGHUP. One waits at most: a second reload reads the file after the first signal anyway."""
+    if len(reloads) < 2:
+        task = asyncio.create_task(_reloaded(orders))
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+
+async def _reloaded(orders: Orders) -> None:
+    with suppress(KernlbError):  # told in the journal
+        await orders.reload()
+
+
+async def _metrics(orders: Orders, host: str, port: int) -> Callable[[], Awaitable[None]]:
+    """Serves them to whoever may reach the address; returns what ends it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        raise Unsupported(
+            f"cannot listen on {host} port {port}: {error.strerror}", hint="another address: --metrics ADDRESS:PORT"
+        ) from error
+
+    async def answer(request: Request) -> Response:
+        if request.method == "GET" and request.path in ("/", "/metrics"):
+            return Response(200, await orders.metrics(), "text/plain; version=0.0.4; charset=utf-8")
+        return document({"error": {"kind": "request", "message": "only GET /metrics is here"}}, status=404)
+
+    server = HttpServer(answer)
+    await server.listen(sock)
+    return server.close

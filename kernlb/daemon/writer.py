@@ -1,0 +1,107 @@
+"""The daemon's one worker thread: everything that reads or writes the kernel or the state file happens in it."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from kernlb.daemon.options import Signs
+from kernlb.model import Counters, Key
+from kernlb.operator import Overrides
+from kernlb.plan import Operation
+from kernlb.reconciler import Plan, Reconciler, Step, Wanted
+
+T = TypeVar("T")
+
+SHARE = 0.05
+"""The most of a core that writing health down may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    step: Step
+    counters: Mapping[Key, Counters] | None
+
+
+class Writer:
+    def __init__(self, reconciler: Reconciler, signs: Signs, *, deadline: float) -> None:
+        self.reconciler = reconciler
+        self.signs = signs
+        self._deadline = deadline
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="kernlb-writer")
+        self._began: float | None = None
+        self._noted = 0.0
+        self._cost = 0.0
+
+    def stuck(self, *, seconds: float) -> bool:
+        """Whether one piece of work has lasted so long."""
+        return self._began is not None and time.monotonic() - self._began > seconds
+
+    async def do(self, work: Callable[[], T]) -> T:
+        """Cancelled, it still waits for its turn to end: nobody else may write meanwhile."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: self._timed(work))
+
+    async def step(
+        self, wanted: Wanted, *, overrides: Overrides, health: dict[str, Any] | None, count: bool, now: float
+    ) -> Work:
+        """One step of the reconciler, with what a restart must not lose written down before."""
+
+        def work() -> Work:
+            self._note(overrides, health)
+            step = self.reconciler.step(wanted, deadline=self._deadline, now=now)
+            return Work(step, self.reconciler.kernel.counters() if count else None)
+
+        return await self.do(work)
+
+    async def plan(self, wanted: Wanted) -> Plan:
+        return await self.do(lambda: self.reconciler.plan(wanted))
+
+    async def counters(self) -> Mapping[Key, Counters]:
+        return await self.do(self.reconciler.kernel.counters)
+
+    async def note(self, overrides: Overrides, health: dict[str, Any]) -> None:
+        await self.do(lambda: self._note(overrides, health))
+
+    async def clear(self) -> list[Operation]:
+        return await self.do(self.reconciler.clear)
+
+    async def changed(self) -> bool:
+        return await self.do(lambda: self.signs.changed())
+
+    async def spoil(self) -> None:
+        await self.do(lambda: self.signs.spoil())
+
+    def replace(self, signs: Signs) -> None:
+        """Another configuration needs other engines. The old ones stay open until `retire`."""
+        self.signs = signs
+        self.reconciler.kernel = signs.kernel
+
+    @property
+    def may_note(self) -> bool:
+        """Writing health down costs time in a large configuration: not more often than its share allows."""
+        return time.monotonic() - self._noted >= self._cost / SHARE
+
+    @property
+    def next_note(self) -> float:
+        """Seconds until it may be written down again."""
+        return max(0.0, self._noted + self._cost / SHARE - time.monotonic())
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=True)
+        self.signs.close()
+
+    def _note(self, overrides: Overrides, health: dict[str, Any] | None) -> None:
+        began = time.monotonic()
+        self.reconciler.note(overrides=overrides, health=health)
+        if health is not None:
+            self._noted = time.monotonic()
+            self._cost = self._noted - began
+
+    def _timed(self, work: Callable[[], T]) -> T:
+        self._began = time.monotonic()
+        try:
+            return work()
+        finally:
+            self._began = None

@@ -1,0 +1,94 @@
+"""Signs that somebody else changed the kernel: notifications of nftables and addresses, digests of what has none."""
+
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from kernlb.engines import Engine
+from kernlb.engines.ipvs import Ipvs
+from kernlb.engines.remembered import Remembered, RememberedIpvs
+from kernlb.kernel import Kernel
+from kernlb.model import RulesetKey, Table, VipKey
+
+_NETLINK_ROUTE, _NETLINK_NETFILTER = 0, 12
+_GROUPS_ADDRESSES = 0x1 | 0x10 | 0x100  # RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR of linux/rtnetlink.h
+_GROUP_NFTABLES = 1 << 7 - 1  # NFNLGRP_NFTABLES of linux/netfilter/nfnetlink.h
+_ENOUGH = 64
+
+
+class Watch:
+    """Wraps a kernel, so that it is read again only where a sign says so. Lives in the namespace it is made in."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._ipvs: RememberedIpvs | None = None
+        self._rest: list[tuple[Engine, Table | None]] = []
+        self._spoil: list[Callable[[], None]] = []
+        self._sockets: dict[socket.socket, Callable[[], None]] = {}
+        self.kernel = kernel.through(self._wrapped)
+
+    def sockets(self) -> Sequence[socket.socket]:
+        """Readable where a notification waits; then call `heed`."""
+        return list(self._sockets)
+
+    def heed(self, sock: socket.socket) -> None:
+        """Takes what a socket has to say. A burst that overflowed it counts as a sign too."""
+        for _ in range(_ENOUGH):
+            try:
+                sock.recv(1 << 16)
+            except BlockingIOError:
+                break
+            except OSError:
+                continue
+        self._sockets[sock]()
+
+    def changed(self) -> bool:
+        """Compares digests; cheap enough for every second."""
+        found = self._ipvs is not None and self._ipvs.changed()
+        for index, (engine, before) in enumerate(self._rest):
+            now = engine.read()
+            self._rest[index] = (engine, now)
+            found = found or (before is not None and now != before)
+        return found
+
+    def spoil(self) -> None:
+        """The next reading is of everything."""
+        for each in self._spoil:
+            each()
+
+    def close(self) -> None:
+        for sock in self._sockets:
+            sock.close()
+        self._sockets.clear()
+        if self._ipvs is not None:
+            self._ipvs.close()
+
+    def _wrapped(self, engine: Engine) -> Engine:
+        if isinstance(engine, Ipvs):
+            self._ipvs = RememberedIpvs(engine)
+            self._spoil.append(self._ipvs.spoil)
+            return self._ipvs
+        sock = None
+        if RulesetKey in engine.handles:
+            sock = _listening(_NETLINK_NETFILTER, _GROUP_NFTABLES)
+        elif VipKey in engine.handles:
+            sock = _listening(_NETLINK_ROUTE, _GROUPS_ADDRESSES)
+        if sock is not None:
+            remembered = Remembered(engine)
+            self._sockets[sock] = remembered.spoil
+            self._spoil.append(remembered.spoil)
+            return remembered
+        self._rest.append((engine, None))
+        return engine
+
+
+def _listening(protocol: int, groups: int) -> socket.socket | None:
+    """None where this kernel notifies of nothing of the kind."""
+    with suppress(OSError):
+        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, protocol)
+        try:
+            sock.bind((0, groups))
+        except OSError:
+            sock.close()
+            raise
+        return sock
+    return None

@@ -1,0 +1,193 @@
+"""The daemon with real checks of real servers, on the memory engine."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from kernlb.errors import ConfigError, KernlbError
+from kernlb.model import ServerKey
+from kernlb.plan import Operation, Verb
+from tests.daemon.world import Server, World, service, until
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def play(scene: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(scene(), 60))
+
+
+def test_a_dead_server_leaves_and_a_living_one_returns(world: World) -> None:
+    async def scene() -> None:
+        one, two = Server(), Server()
+        await one.live()
+        await two.live()
+        async with world.running(service(one, two)) as daemon:
+            assert world.weights() == {one.address: 1, two.address: 1}
+            await two.die()
+            await until(lambda: world.weights() == {one.address: 1})
+            status = await world.ask("GET", "/status")
+            (web,) = status["services"]
+            assert [s["status"] for s in web["servers"]] == ["up", "down"]
+            assert "refused" in web["servers"][1]["reason"]
+            assert web["quorum"] is True
+            await two.live()
+            await until(lambda: world.weights() == {one.address: 1, two.address: 1})
+            assert daemon.drift == 0
+        # The end of the daemon leaves traffic flowing.
+        assert world.weights() == {one.address: 1, two.address: 1}
+
+    play(scene)
+
+
+def test_a_daemon_killed_and_started_again_adopts_weights_and_health_and_writes_nothing(world: World) -> None:
+    async def scene() -> None:
+        one, two = Server(), Server()
+        await one.live()
+        text = service(one, two, check='check = { type = "tcp", interval = "30s", timeout = "1s", fall = 1 }\n')
+        async with world.running(text, cut=True):
+            await until(lambda: world.weights() == {one.address: 1})
+            await world.ask("POST", "/weight", service="web", server="s1", weight=7)
+        writes = world.ipvs.writes
+        async with world.running(text, cut=True):
+            assert world.weights() == {one.address: 7}
+            status = await world.ask("GET", "/status")
+            assert [s["status"] for s in status["services"][0]["servers"]] == ["up", "down"]
+        assert world.ipvs.writes == writes
+
+    play(scene)
+
+
+def test_what_somebody_else_changes_is_repaired_within_two_seconds_and_told(world: World) -> None:
+    async def scene() -> None:
+        one = Server()
+        await one.live()
+        async with world.running(service(one)) as daemon:
+            await asyncio.sleep(1.1)  # the first look at the signs is the one to compare with
+            table = world.ipvs.read()
+            key = next(key for key in table if isinstance(key, ServerKey))
+            world.ipvs.apply([Operation(Verb.REMOVE, key, table[key], None)])
+            began = asyncio.get_running_loop().time()
+            await until(lambda: world.weights() == {one.address: 1})
+            assert asyncio.get_running_loop().time() - began < 2
+            await until(lambda: daemon.drift == 1)
+            assert "event=drift-repaired" in world.log.getvalue()
+
+    play(scene)
+
+
+def test_a_reload_takes_the_new_file_and_keeps_health(world: World) -> None:
+    async def scene() -> None:
+        one, two, three = Server(), Server(), Server()
+        await one.live()
+        await three.live()
+        async with world.running(service(one, two)):
+            await until(lambda: world.weights() == {one.address: 1})
+            world.write(service(one, two, three))
+            said = await world.ask("POST", "/reload")
+            assert said["changed"]
+            # The dead one stays out: its health was kept.
+            assert world.weights() == {one.address: 1, three.address: 1}
+            assert not (await world.ask("POST", "/reload"))["changed"]
+
+    play(scene)
+
+
+def test_a_file_with_mistakes_changes_nothing_and_its_mistakes_reach_the_caller(world: World) -> None:
+    async def scene() -> None:
+        one = Server()
+        await one.live()
+        async with world.running(service(one)):
+            writes = world.ipvs.writes
+            world.write("[service.web]\nbnd = 1\n")
+            with pytest.raises(ConfigError) as refused:
+                await world.ask("POST", "/reload")
+            assert refused.value.mistakes
+            assert world.ipvs.writes == writes
+            assert "event=reload-refused" in world.log.getvalue()
+            await one.die()
+            await until(lambda: world.weights() == {})
+
+    play(scene)
+
+
+def test_what_the_kernel_refuses_of_a_new_file_brings_the_old_one_back(world: World) -> None:
+    async def scene() -> None:
+        one, two = Server(), Server()
+        await one.live()
+        await two.live()
+        async with world.running(service(one)) as daemon:
+            before = world.ipvs.read()
+            apply = world.ipvs.apply
+
+            def refuse(operations: list[Operation]) -> None:
+                if any(getattr(op.key, "address", None) == two_address for op in operations):
+                    from kernlb.errors import KernelError
+
+                    raise KernelError("no room", errno=28)
+                apply(operations)
+
+            from ipaddress import ip_address
+
+            two_address = ip_address(two.address)
+            world.ipvs.apply = refuse  # type: ignore[method-assign, assignment]
+            world.write(service(one, two))
+            with pytest.raises(KernlbError, match="no room"):
+                await world.ask("POST", "/reload")
+            assert world.ipvs.read() == before
+            assert daemon.source.config.services[0].servers[-1].name == "s1"
+
+    play(scene)
+
+
+def test_apply_of_another_file_is_refused_unless_temporary_and_ends_with_a_reload(world: World) -> None:
+    async def scene() -> None:
+        one, two = Server(), Server()
+        await one.live()
+        await two.live()
+        async with world.running(service(one)):
+            other = service(two)
+            with pytest.raises(KernlbError, match="the daemon runs"):
+                await world.ask("POST", "/apply", file="/other.toml", content=other)
+            await world.ask("POST", "/apply", file="/other.toml", content=other, temporary=True)
+            assert (await world.ask("GET", "/status"))["daemon"]["temporary"] == "/other.toml"
+            assert world.weights()[two.address] == 1
+            await world.ask("POST", "/reload")
+            assert (await world.ask("GET", "/status"))["daemon"]["temporary"] is None
+            await until(lambda: world.weights() == {one.address: 1})
+
+    play(scene)
+
+
+def test_a_drain_quiesces_ends_when_idle_and_resume_brings_the_server_back(world: World) -> None:
+    async def scene() -> None:
+        one, two = Server(), Server()
+        await one.live()
+        await two.live()
+        async with world.running(service(one, two)):
+            said = await world.ask("POST", "/drain", service="web", server="s2", deadline=60)
+            assert said["through"] == "daemon"
+            assert world.weights() == {one.address: 1, two.address: 0}
+            status = await world.ask("GET", "/status")
+            assert status["services"][0]["servers"][1]["status"] == "draining"
+            await until(lambda: world.weights() == {one.address: 1})
+            await world.ask("POST", "/resume", service="web", server="s2")
+            assert world.weights() == {one.address: 1, two.address: 1}
+
+    play(scene)
+
+
+def test_an_unknown_name_is_answered_with_close_ones(world: World) -> None:
+    async def scene() -> None:
+        one = Server()
+        await one.live()
+        async with world.running(service(one)):
+            with pytest.raises(KernlbError) as refused:
+                await world.ask("POST", "/disable", service="wbe", server="s1")
+            assert "web" in str(refused.value.hint)
+
+    play(scene)

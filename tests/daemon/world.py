@@ -1,0 +1,164 @@
+"""A daemon on the memory engine, with real servers on loopback addresses that live and die as a test says."""
+
+import asyncio
+import io
+import itertools
+import socket
+import struct
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kernlb.control import Control
+from kernlb.control_client import ControlClient
+from kernlb.daemon.daemon import Daemon
+from kernlb.daemon.options import Machine, Options
+from kernlb.daemon.orders import Orders
+from kernlb.engines.memory import Memory
+from kernlb.journal import Journal
+from kernlb.kernel import Kernel
+from kernlb.model import EngineName, ServerKey
+from kernlb.reconciler import Consent, Reconciler
+from kernlb.source import Source, read, understand
+from kernlb.state import Store
+from kernlb.systemd import Notifier
+from kernlb.watch import Watch
+
+PATIENCE = 20.0
+FAST = 'check = { type = "tcp", interval = "50ms", timeout = "500ms", rise = 2, fall = 2 }\n'
+_numbers = itertools.count(1)
+
+
+async def until(answer: Callable[[], Any], *, patience: float = PATIENCE) -> None:
+    """Ask again until it is so. Fails at the deadline."""
+    deadline = time.monotonic() + patience
+    while not answer():
+        assert time.monotonic() < deadline, f"not so within {patience:g} s"
+        await asyncio.sleep(0.01)
+
+
+class Server:
+    """A listener on a loopback address of its own that can be killed and brought back. A dead one refuses."""
+
+    def __init__(self) -> None:
+        number = next(_numbers)
+        self.address = f"127.{77 + number // 250 % 50}.{number // 250 // 50}.{number % 250 + 1}"
+        self.port = 8081
+        self._server: asyncio.Server | None = None
+
+    @property
+    def where(self) -> str:
+        return f"{self.address}:{self.port}"
+
+    async def live(self) -> None:
+        if self._server is None:
+            self._server = await asyncio.start_server(self._met, self.address, self.port, reuse_address=True)
+
+    async def die(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    async def _met(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+
+@dataclass(slots=True)
+class World:
+    """Memory engines outlive daemons, as a kernel does. `ipvs` holds services and servers, `rest` all else."""
+
+    directory: Path
+    ipvs: Memory = field(default_factory=Memory)
+    rest: Memory = field(default_factory=Memory)
+    log: io.StringIO = field(default_factory=io.StringIO)
+    daemon: Daemon | None = None
+    options: Options = field(default_factory=lambda: Options(passive=False, deadline=1.0))
+
+    @property
+    def file(self) -> Path:
+        return self.directory / "kernlb.toml"
+
+    @property
+    def client(self) -> ControlClient:
+        return ControlClient(self.directory / "run" / "control.sock", timeout=PATIENCE)
+
+    def write(self, text: str) -> None:
+        self.file.write_text(text)
+
+    def weights(self) -> dict[str, int]:
+        """By address, as in the kernel now."""
+        return {str(k.address): v.weight for k, v in self.ipvs.read().items() if isinstance(k, ServerKey)}  # type: ignore[union-attr]
+
+    async def ask(self, method: str, path: str, **body: object) -> dict[str, Any]:
+        """A request of the control socket, from another thread as another process would."""
+        return await asyncio.to_thread(self.client.ask, method, path, **body)
+
+    @asynccontextmanager
+    async def running(self, text: str | None = None, *, cut: bool = False) -> AsyncIterator[Daemon]:
+        """A daemon with its control socket. `cut` ends it as kill -9 would: nothing is written down at the end."""
+        if text is not None:
+            self.write(text)
+        machine = Machine(
+            open=lambda config, owned: Watch(self._kernel()), read=lambda: self._read(), understand=_understand
+        )
+        signs = machine.open(None, None)  # type: ignore[arg-type]
+        reconciler = Reconciler(signs.kernel, Store(self.directory / "state.json"), Consent(), lambda key: None)
+        journal, notifier = Journal(self.log, clock=time.time, environment={}), Notifier({})
+        daemon = Daemon(
+            self._read(),
+            reconciler=reconciler,
+            signs=signs,
+            machine=machine,
+            options=self.options,
+            journal=journal,
+            notifier=notifier,
+        )
+        orders = Orders(daemon, machine=machine, journal=journal, notifier=notifier, accept_loss=False)
+        control = Control(orders, self.directory / "run" / "control.sock")
+        await daemon.start()
+        await control.open()
+        running = asyncio.create_task(daemon.run())
+        self.daemon = daemon
+        saved = (self.directory / "state.json").read_bytes()
+        try:
+            yield daemon
+            saved = (self.directory / "state.json").read_bytes()
+        finally:
+            daemon.stop()
+            await asyncio.wait_for(running, PATIENCE)
+            await control.close()
+            if cut:
+                (self.directory / "state.json").write_bytes(saved)
+
+    def _kernel(self) -> Kernel:
+        return Kernel({EngineName.IPVS: self.ipvs}, (self.rest,))
+
+    def _read(self) -> Source:
+        return read(str(self.file))
+
+
+def _understand(content: bytes, file: str, format: str | None) -> Source:
+    return understand(content, file)
+
+
+def service(*servers: Server, name: str = "web", more: str = "", check: str = FAST, bind: str = "192.0.2.1:80") -> str:
+    listed = "".join(f's{n} = "{server.where}"\n' for n, server in enumerate(servers, start=1))
+    return f'[service.{name}]\nbind = ["{bind}"]\n{check}{more}[service.{name}.servers]\n{listed}'
+
+
+def half_request(path: Path, data: bytes) -> socket.socket:
+    """A client that says so much and no more."""
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(PATIENCE)
+    sock.connect(str(path))
+    sock.send(data)
+    return sock
+
+
+def reset(sock: socket.socket) -> None:
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
