@@ -19,7 +19,7 @@ from kernlb.checks.spec import Address, Check
 from kernlb.checks.verdict import Code, Outcome, Verdict
 from kernlb.health import Health, State, combined
 
-TICK = 0.01  # seconds
+TICK = 0.02  # seconds
 HURRY = 0.1  # seconds between the probes of a server that somebody suspects
 RELIEF = 0.5  # seconds at most between the probes that hints bring about while the server is well
 FIRST_ROUND = 2.0  # seconds over which first probes are spread, at most
@@ -105,7 +105,7 @@ class _Server(Generic[K]):
         self.state = combined([entry.health.state for entry in entries])
 
 
-Identity = tuple[Check, Address, int]
+Identity = tuple[int, Address, int]  # the number of a kind of check, and what it probes
 
 
 def spread_evenly(index: int) -> float:
@@ -134,6 +134,9 @@ class Checker(Generic[K]):
         self._loop = asyncio.get_running_loop()
         self._probers = Probers(self._judge)
         self._entries: dict[Identity, _Entry[K]] = {}
+        self._numbers: dict[Check, int] = {}
+        self._kinds: dict[int, int] = {}
+        self._last_number = 0
         self._flying: dict[Target, _Entry[K]] = {}
         self._servers: dict[K, _Server[K]] = {}
         self._buckets: dict[int, list[_Entry[K]]] = {}
@@ -151,8 +154,10 @@ class Checker(Generic[K]):
     def replace(self, servers: Iterable[Watched[K]], *, last: Mapping[K, Sequence[State]] | None = None) -> None:
         """Checks these and no others from now on. A server known under its key, at the same address, keeps its state
         whatever became of its checks; of the others, `last` may tell what they were before a restart (`standing`)."""
+        servers = list(servers)
         before, self._servers = self._servers, {}
         former, self._entries = self._entries, {}
+        self._count_kinds(servers)
         for watched in servers:
             known = before.get(watched.key)
             entries = [
@@ -170,6 +175,17 @@ class Checker(Generic[K]):
             if identity not in self._entries:
                 entry.gone = True
 
+    def _count_kinds(self, servers: Sequence[Watched[K]]) -> None:
+        """Numbers equal checks alike, so that ten thousand servers need not hash theirs again and again."""
+        former, self._numbers = self._numbers, {}
+        self._kinds.clear()
+        for check in {id(check): check for watched in servers for check in watched.checks}.values():
+            number = self._numbers.get(check, former.get(check))
+            if number is None:
+                self._last_number += 1
+                number = self._last_number
+            self._numbers[check] = self._kinds[id(check)] = number
+
     def _entry(
         self,
         former: dict[Identity, _Entry[K]],
@@ -181,7 +197,7 @@ class Checker(Generic[K]):
     ) -> _Entry[K]:
         address = watched.address if check.address is None else check.address
         port = watched.port if check.port is None else check.port
-        identity = (check, address, port)
+        identity = (self._kinds[id(check)], address, port)
         entry = self._entries.get(identity)
         if entry is not None:
             return entry

@@ -17,7 +17,7 @@ from functools import lru_cache
 from kernlb.checks.base import LINGER_RESET, Path, Report, Target, refused, timed_out
 from kernlb.checks.verdict import Code, Outcome, Verdict
 
-BATCHING = 0.008  # seconds between collections while verdicts keep coming
+BATCHING = 0.016  # seconds between collections while verdicts keep coming
 TCP_INFO_RTT = slice(68, 72)  # tcpi_rtt of struct tcp_info, microseconds
 FAILED = select.EPOLLERR | select.EPOLLHUP
 WATCHED = select.EPOLLOUT | select.EPOLLET

@@ -1,0 +1,26 @@
+"""Ten thousand real listeners in a process of their own; `N` on its standard input makes the last N die."""
+
+import socket
+import sys
+import time
+
+from bench.checks.targets import PORT, address
+
+
+def serve(count: int) -> None:
+    listeners = []
+    for number in range(count):
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((address(number), PORT))
+        sock.listen(64)
+        listeners.append(sock)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        for sock in listeners[-int(line) :]:
+            sock.close()
+        print(time.monotonic(), flush=True)
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]))

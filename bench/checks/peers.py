@@ -1,0 +1,173 @@
+"""The checkers, each as a process that is started on the same targets and says who it found down."""
+
+import os
+import re
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import psutil
+
+from bench.checks.targets import PORT, address
+
+SO_RCVBUFFORCE = 33  # linux/socket.h
+INTERVAL = 2.0
+DOWN = re.compile(r"DOWN (\S+)|Server targets/(\S+) is DOWN|TCP_CHECK on service \[?([\d.]+)\]?:\S+ failed(?! after)")
+PERMISSION = 0o600
+
+
+class Farm:
+    """The first 250 targets are the sample whose SYNs are timed; the last are those that die."""
+
+    sample = "127.1.0.0"
+
+    def __init__(self, count: int) -> None:
+        self.targets = [address(number) for number in range(count)]
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        command = [sys.executable, "-m", "bench.checks.farm", str(len(self.targets))]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._answer()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.communicate()
+
+    def die(self, count: int) -> float:
+        """Closes that many listeners; the time of time.monotonic() when they were closed."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{count}\n")
+        self._process.stdin.flush()
+        return float(self._answer())
+
+    def _answer(self) -> str:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+
+class Watcher:
+    """A running checker and the descriptor on which it says what it finds, a line or a datagram each."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", said: int) -> None:
+        self._process = psutil.Process(process.pid)
+        self._said = said
+        self.down: dict[str, float] = {}
+
+    def sleep(self, seconds: float) -> None:
+        """Listens meanwhile, so that nobody waits for us."""
+        self._listen(time.monotonic() + seconds, lambda: False)
+
+    def noticed_down(self, count: int, *, until: float) -> dict[str, float]:
+        """By target, when it was said to be down first."""
+        self._listen(until, lambda: len(self.down) >= count)
+        return self.down
+
+    def _listen(self, until: float, enough: Callable[[], bool]) -> None:
+        while (left := until - time.monotonic()) > 0 and not enough():
+            if not select.select([self._said], [], [], left)[0]:
+                continue
+            data = os.read(self._said, 65536).decode("utf-8", "replace")
+            if not data:
+                raise RuntimeError("the checker ended before its time")
+            for found in DOWN.finditer(data):
+                self.down.setdefault(next(filter(None, found.groups())), time.monotonic())
+
+    def _family(self) -> list[psutil.Process]:
+        return [self._process, *self._process.children(recursive=True)]
+
+    def processor_seconds(self) -> float:
+        return sum(sum(each.cpu_times()[:2]) for each in self._family())
+
+    def memory_bytes(self) -> int:
+        return sum(int(each.memory_info().rss) for each in self._family())
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    name: str
+    interval: float
+    start: Callable[[Sequence[str]], tuple["subprocess.Popen[bytes]", int]]
+
+    @contextmanager
+    def running(self, targets: Sequence[str]) -> Iterator[Watcher]:
+        process, said = self.start(targets)
+        try:
+            yield Watcher(process, said)
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            os.close(said)
+
+
+def kernlb(scratch: Path) -> Peer:
+    def start(targets: Sequence[str]) -> tuple["subprocess.Popen[bytes]", int]:
+        listing = scratch / "targets"
+        listing.write_text("\n".join(targets))
+        ours, theirs = os.pipe()
+        command = [sys.executable, "-m", "bench.checks.subject", str(listing), str(PORT), str(INTERVAL)]
+        process = subprocess.Popen(command, stdout=theirs)
+        os.close(theirs)
+        return process, ours
+
+    return Peer("kernlb", INTERVAL, start)
+
+
+def haproxy(scratch: Path) -> Peer:
+    def start(targets: Sequence[str]) -> tuple["subprocess.Popen[bytes]", int]:
+        log = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        log.bind(("127.0.0.1", 0))
+        log.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 23)
+        place = f"127.0.0.1:{log.getsockname()[1]}"
+        servers = "\n".join(f"  server {each} {each}:{PORT} check inter {INTERVAL:g}s" for each in targets)
+        file = scratch / "haproxy.cfg"
+        file.write_text(
+            f"global\n  nbthread 1\n  maxconn 100\n  log {place} local0\n"
+            "defaults\n  mode tcp\n  log global\n  timeout connect 5s\n  timeout client 5s\n  timeout server 5s\n"
+            f"listen targets\n  bind 127.0.0.1:18999\n{servers}\n"
+        )
+        process = subprocess.Popen(
+            ["haproxy", "-db", "-f", str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        return process, log.detach()
+
+    return Peer("HAProxy", INTERVAL, start)
+
+
+def keepalived(scratch: Path) -> Peer:
+    def start(targets: Sequence[str]) -> tuple["subprocess.Popen[bytes]", int]:
+        servers = "\n".join(
+            f"  real_server {each} {PORT} {{\n    TCP_CHECK {{\n      connect_timeout {INTERVAL:g}\n      retry 2\n"
+            f"      delay_before_retry {INTERVAL:g}\n    }}\n  }}"
+            for each in targets
+        )
+        file = scratch / "keepalived.conf"
+        file.write_text(
+            f"virtual_server 127.0.0.1 18999 {{\n  delay_loop {INTERVAL:g}\n"
+            "  lb_algo rr\n  lb_kind NAT\n  protocol TCP\n"
+            f"{servers}\n}}\n"
+        )
+        file.chmod(PERMISSION)
+        ours, theirs = os.pipe()
+        places = ["-p", str(scratch / "k.pid"), "-c", str(scratch / "kc.pid")]
+        command = ["keepalived", "-n", "-l", "-D", "-C", "-f", str(file), *places]
+        process = subprocess.Popen(command, stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        return process, ours
+
+    return Peer("keepalived", INTERVAL, start)
