@@ -96,8 +96,6 @@ def _path_options(check: Check) -> SocketOptions:
         options.append((socket.SOL_SOCKET, socket.SO_MARK, check.mark))
     if check.interface is not None:
         options.append((socket.SOL_SOCKET, socket.SO_BINDTODEVICE, check.interface.encode()))
-    if check.bind_address is not None:
-        options.append((socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1))
     return tuple(options)
 
 
@@ -109,16 +107,27 @@ def opened(target: Target, kind: socket.SocketKind, protocol: int = 0) -> socket
             sock.setsockopt(level, name, value)
         if kind == socket.SOCK_STREAM:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
-        if target.source is not None:
-            sock.bind(target.source)
+        bind_source(sock, target, kind)
     except BaseException:
         sock.close()
         raise
     return sock
 
 
+def bind_source(sock: socket.SocketType, target: Target, kind: int) -> None:
+    """Binds to the check's own address, if it has one."""
+    if target.source is None:
+        return
+    if kind == socket.SOCK_STREAM:
+        # The port is chosen at connect(), so that probes of different targets may share it.
+        sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+    sock.bind(target.source)
+
+
 def refused(number: int, code: Code = Code.L4CON) -> Verdict:
     """The verdict of an errno: down, unless the director itself was short of something."""
+    if number <= 0:  # getaddrinfo's: a source address of the other family
+        return Verdict(Outcome.NEUTRAL, Code.INTERNAL, "the check's own address does not fit the target's family")
     reason = os.strerror(number).lower()
     if number in OWN_FAULTS:
         return Verdict(Outcome.NEUTRAL, Code.INTERNAL, f"{reason}, at the director itself")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from errno import EINPROGRESS
 from functools import lru_cache
 
-from kernlb.checks.base import LINGER_RESET, Path, Report, Target, refused, timed_out
+from kernlb.checks.base import LINGER_RESET, Path, Report, Target, bind_source, refused, timed_out
 from kernlb.checks.verdict import Code, Outcome, Verdict
 
 BATCHING = 0.016  # seconds between collections while verdicts keep coming
@@ -108,8 +108,7 @@ class TcpProber:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
             for level, name, value in target.options:
                 sock.setsockopt(level, name, value)
-            if target.source is not None:
-                sock.bind(target.source)
+            bind_source(sock, target, socket.SOCK_STREAM)
             self._epoll.register(sock.fileno(), WATCHED)
         except BaseException:
             sock.close()

@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 
 import dns.message
 import dns.rrset
@@ -136,7 +137,8 @@ def test_dns_over_tcp_is_read_in_pieces_and_closed_halfway_is_down():
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 @pytest.mark.parametrize("size", [0, 32, 1001])
 def test_a_host_that_answers_pings_is_up(host, size):
-    found = asyncio.run(verdict(Check(probe=PingProbe(payload_bytes=size), timeout=1.0), 0, host))
+    check = Check(probe=PingProbe(payload_bytes=size), timeout=1.0, bind_address=ip_address(host))
+    found = asyncio.run(verdict(check, 0, host))
     assert found.outcome is Outcome.UP
     assert found.seconds < 0.5
 

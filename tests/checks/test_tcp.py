@@ -79,13 +79,15 @@ def test_the_servers_program_never_sees_a_probe():
             server.accept()
 
 
-def test_a_used_socket_tells_a_closed_port_from_an_open_one():
+@pytest.mark.parametrize("source", [None, ip_address("127.0.0.9")])
+def test_a_used_socket_tells_a_closed_port_from_an_open_one(source):
     """Sockets are used again: what one target said must not colour the next."""
     with listener() as server, listener() as other:
         closed = other.getsockname()[1]
         other.close()
-        up = target_of(Check(), ip_address("127.0.0.1"), server.getsockname()[1])
-        down = target_of(Check(), ip_address("127.0.0.1"), closed)
+        check = Check(bind_address=source)
+        up = target_of(check, ip_address("127.0.0.1"), server.getsockname()[1])
+        down = target_of(check, ip_address("127.0.0.1"), closed)
 
         async def alternate() -> str:
             letters: list[str] = []
@@ -141,6 +143,8 @@ def test_the_source_address_is_the_checks():
         port = server.getsockname()[1]
         asyncio.run(verdict(Check(bind_address=ip_address("127.0.0.9")), port))
         bad = asyncio.run(verdict(Check(bind_address=ip_address("192.0.2.1")), port))
+        other = asyncio.run(verdict(Check(bind_address=ip_address("::1")), port))
+    assert (other.outcome, other.code) == (Outcome.NEUTRAL, Code.INTERNAL)
     # An address that the director does not have is its own fault, and says nothing about the server.
     assert (bad.outcome, bad.code) == (Outcome.NEUTRAL, Code.INTERNAL)
 
