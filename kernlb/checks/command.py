@@ -3,7 +3,6 @@
 import asyncio
 import os
 import pwd
-import secrets
 import subprocess
 from collections.abc import Mapping
 
@@ -57,7 +56,6 @@ def _started(conversation: Conversation, probe: CommandProbe) -> "subprocess.Pop
         "LANG": "C",
         "KERNLB_ADDRESS": str(target.address),
         "KERNLB_PORT": str(target.port),
-        household.variable: secrets.token_hex(8),
     }
     account = None if probe.user is None else pwd.getpwnam(probe.user)
     return household.start(

@@ -1,12 +1,13 @@
-"""Programs that are killed with everything they started, even what left their process group and session.
+"""Programs that are killed with everything they started, even what left their process group, session and environment.
 
-Each program leads a session and carries a token in its environment. This process adopts orphans
-(PR_SET_CHILD_SUBREAPER, prctl(2)), so what a program leaves behind becomes our child and is found. Nothing else in this
-process may start sessions.
+This process adopts orphans (PR_SET_CHILD_SUBREAPER, prctl(2)), so what a program leaves behind becomes our child.
+Whose it was is told by an inherited mark that nothing else uses: the soft limit of POSIX message queues
+(RLIMIT_MSGQUEUE, getrlimit(2)).
 """
 
 import ctypes
 import os
+import resource
 import signal
 import subprocess
 import threading
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36
+MARKS = 800_000  # below the usual limit of 819,200 bytes
 ROUNDS = 10  # a killed program may have forked meanwhile
 
 
@@ -32,41 +34,31 @@ class _Process:
 class Household:
     """The programs of one process."""
 
-    variable = "KERNLB_CHECK"
-
     def __init__(self) -> None:
-        self._tokens: dict[int, str] = {}  # of the programs that run, by pid
+        self._marks: dict[int, int] = {}  # of the programs that run, by pid
+        self._count = 0
         self._adopting = False
-        self._lock = threading.Lock()  # a program between fork and registration would look like an orphan
+        self._lock = threading.Lock()  # while a program starts, the mark is our own
 
     def start(
         self, argv: Sequence[str], *, environment: Mapping[str, str], user: int | None, group: int | None
     ) -> "subprocess.Popen[bytes]":
         """Output and errors come through one pipe. Raises OSError."""
         with self._lock:
-            return self._started(argv, environment, user, group)
-
-    def _started(
-        self, argv: Sequence[str], environment: Mapping[str, str], user: int | None, group: int | None
-    ) -> "subprocess.Popen[bytes]":
-        if not self._adopting:
-            ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-            self._adopting = True
-        process = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd="/",
-            env=environment,
-            user=user,
-            group=group,
-            extra_groups=None if user is None else [],
-            start_new_session=True,
-            bufsize=0,
-        )
-        self._tokens[process.pid] = environment.get(self.variable, "")
-        return process
+            if not self._adopting:
+                ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+                self._adopting = True
+            soft, hard = resource.getrlimit(resource.RLIMIT_MSGQUEUE)
+            highest = MARKS if hard == resource.RLIM_INFINITY else min(hard, MARKS)
+            self._count += 1
+            mark = 1 + self._count % max(highest - 1, 1)
+            resource.setrlimit(resource.RLIMIT_MSGQUEUE, (min(mark, highest), hard))
+            try:
+                process = _started(argv, environment, user, group)
+            finally:
+                resource.setrlimit(resource.RLIMIT_MSGQUEUE, (soft, hard))
+            self._marks[process.pid] = mark
+            return process
 
     def clear_out(self, process: "subprocess.Popen[bytes]") -> None:
         """Kills the program and all that it started, and reaps them. Blocks for some milliseconds."""
@@ -82,25 +74,23 @@ class Household:
         # SIGKILL spares nobody, but the end of an uninterruptible sleep is not waited for.
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=0.05)
-        self._tokens.pop(process.pid, None)
+        self._marks.pop(process.pid, None)
 
     def _family(self, process: "subprocess.Popen[bytes]") -> list[_Process]:
-        """What lives of a program, and the orphans that no other running program owns; those that ended are reaped."""
-        everybody = _census()
+        """What lives of a program: itself, the orphans with its mark, and their descendants. The ended are reaped."""
         children: dict[int, list[_Process]] = defaultdict(list)
-        for each in everybody:
+        for each in _census():
             children[each.parent].append(each)
-        us, ours = os.getpid(), os.getsid(0)
-        others = {pid: token for pid, token in self._tokens.items() if pid != process.pid}
-        family = [each for each in children[us] if each.pid == process.pid]
-        for child in children[us]:
-            known = child.session == ours or child.pid in self._tokens or child.session in others
-            if known or _token(child.pid, self.variable) in others.values():
-                continue
-            family.append(child)
-            if child.ended:
-                with suppress(ChildProcessError):
-                    os.waitpid(child.pid, os.WNOHANG)
+        mark = self._marks.get(process.pid)
+        family: list[_Process] = []
+        for child in children[os.getpid()]:
+            if child.pid == process.pid:
+                family.append(child)
+            elif child.session == process.pid or (child.session != os.getsid(0) and _mark(child.pid) == mark):
+                family.append(child)
+                if child.ended:
+                    with suppress(ChildProcessError):
+                        os.waitpid(child.pid, os.WNOHANG)
         for each in family:  # grows as it goes
             family += children[each.pid]
         return [each for each in family if not each.ended]
@@ -120,11 +110,26 @@ def _look(pid: int) -> _Process | None:
     return _Process(pid, int(parent), int(session), state == "Z")
 
 
-def _token(pid: int, variable: str) -> str:
-    """Empty where there is none."""
-    prefix = variable.encode() + b"="
-    with suppress(OSError):
-        for each in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-            if each.startswith(prefix):
-                return each[len(prefix) :].decode("ascii", "replace")
-    return ""
+def _mark(pid: int) -> int | None:
+    with suppress(OSError, ValueError, IndexError):
+        limits = Path(f"/proc/{pid}/limits").read_text()
+        return int(limits.partition("Max msgqueue size")[2].split()[0])
+    return None
+
+
+def _started(
+    argv: Sequence[str], environment: Mapping[str, str], user: int | None, group: int | None
+) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd="/",
+        env=environment,
+        user=user,
+        group=group,
+        extra_groups=None if user is None else [],
+        start_new_session=True,
+        bufsize=0,
+    )

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -124,6 +125,14 @@ def test_one_programs_end_leaves_the_others_alone():
     found = asyncio.run(both())
     assert [each.outcome for each in found] == [Outcome.UP] * 9
     assert found[0].reason == "done"
+
+
+def test_children_that_are_no_check_are_let_live():
+    with subprocess.Popen(["sleep", "30"], start_new_session=True) as stranger:
+        assert judged("sh", "-c", "sleep 30 & exit 0").outcome is Outcome.UP
+        judged("sleep", "30", timeout=0.3)
+        assert stranger.poll() is None
+        stranger.kill()
 
 
 def test_no_zombie_and_no_descriptor_remains():
