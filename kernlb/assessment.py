@@ -3,13 +3,14 @@
 Works out again only the services that something happened to: a verdict in a thousand services costs one pool.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from kernlb import slow_start
 from kernlb.config.values import Config, Policy, Server, Service
 from kernlb.health import State, Status
 from kernlb.pool import Override, Pool, Rating, ServerName, pool
+from kernlb.ratings import all_servers, rating
 from kernlb.response_time import ResponseTimes
 
 RESPONSE_TIMES = 2.0
@@ -165,21 +166,3 @@ class Assessment:
             return 1.0
         self._slow[name] = at + step
         return slow_start.share(now - at, server.slow_start)
-
-
-def rating(state: State | None, *, factor: float = 1.0) -> Rating:
-    """What a server's state means for its pool; None: nobody checks it, it serves."""
-    if state is None:
-        return Rating(factor=factor)
-    return Rating(
-        up=state.status is not Status.DOWN,
-        held=state.status in (Status.DRAINING, Status.DISABLED),
-        factor=factor if state.share is None else factor * state.share,
-        weight=state.weight,
-        max_connections=state.max_connections,
-    )
-
-
-def all_servers(service: Service) -> Iterable[Server]:
-    """The sorry server too."""
-    return (*service.servers, service.sorry_server) if service.sorry_server else service.servers

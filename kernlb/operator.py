@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
+from typing import Any
 
 from kernlb.config.values import Config, Service
 from kernlb.errors import KernlbError
@@ -93,6 +94,17 @@ def live_connections(protocol: Protocol, counters: Iterable[Counters]) -> int | 
                 return None
             total += part
     return total
+
+
+def told(order: Override | None) -> dict[str, Any]:
+    """An override as answers and journals have it."""
+    order = order or Override()
+    return {
+        "hold": None if order.hold is None else str(order.hold),
+        "deadline": order.deadline,
+        "drained": order.drained,
+        "weight": order.weight,
+    }
 
 
 def of_configuration(overrides: Overrides, config: Config) -> Overrides:

@@ -30,8 +30,18 @@ class Places:
         return self.run / self.namespace / "control.sock"
 
     @property
+    def track(self) -> Path:
+        """What VRRP companions watch: minus the number of services that lack quorum."""
+        return self.run / self.namespace / "track"
+
+    @property
     def state_file(self) -> Path:
         return self.state / self.namespace / "state.json"
+
+    @property
+    def applied(self) -> Path:
+        """The configuration in force, for orders where no daemon runs."""
+        return self.state / self.namespace / "applied.json"
 
     @property
     def pins(self) -> Path:

@@ -60,6 +60,27 @@ class StateError(KernlbError):
     kind = "state"
 
 
+def write_whole(path: Path, text: str) -> None:
+    """A reader sees the old file or the new one. Raises StateError, with the old one intact."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".state-")
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).rename(path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise StateError(
+            f"cannot write the state: {error.strerror}",
+            where=str(path),
+            hint="the kernel was not touched; make room or choose another place with --state-dir",
+        ) from error
+
+
 class Store:
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -80,24 +101,7 @@ class Store:
 
     def save(self, state: State) -> None:
         """Raises StateError, with the old state intact, where the disk is full or not writable."""
-        text = json.dumps(_document(state), indent=1)
-        temporary = None
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=".state-")
-            with os.fdopen(descriptor, "w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).rename(self.path)
-        except OSError as error:
-            if temporary:
-                Path(temporary).unlink(missing_ok=True)
-            raise StateError(
-                f"cannot write the state: {error.strerror}",
-                where=str(self.path),
-                hint="the kernel was not touched; make room or choose another place with --state-dir",
-            ) from error
+        write_whole(self.path, json.dumps(_document(state), indent=1))
 
     def _unreadable(self, error: Exception) -> StateError:
         return StateError(

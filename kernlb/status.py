@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kernlb.assessment import Assessment, all_servers
+from kernlb.assessment import Assessment
 from kernlb.config.values import Server, Service
 from kernlb.desired import Name
 from kernlb.model import Counters, Endpoint, Forwarding, Fwmark, Key, ServerKey, ServiceKey, Table
 from kernlb.operator import live_connections
 from kernlb.pool import Hold, Override, scale_of
+from kernlb.ratings import all_servers
 from kernlb.showing import services_document
 
 _NO_OVERRIDE = Override()

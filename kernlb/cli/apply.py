@@ -7,7 +7,8 @@ from select import select
 
 import click
 
-from kernlb.cli import changes, output
+from kernlb import applied
+from kernlb.cli import changes, handover, output
 from kernlb.cli.options import Duration, consent, consent_options, file_argument
 from kernlb.cli.plan import report
 from kernlb.cli.progress import Progress
@@ -37,6 +38,7 @@ _POLL = 0.25
     metavar="DURATION",
     help="Put everything back unless 'yes' is entered within this time.",
 )
+@click.option("--temporary", is_flag=True, help="Where a daemon runs another file: use this one until its next reload.")
 @consent_options
 def command(
     session: Session,
@@ -45,6 +47,7 @@ def command(
     check: bool,
     deadline: float,
     confirm: float | None,
+    temporary: bool,
     accept_loss: bool,
     adopt: bool,
     shared_settings: bool,
@@ -54,7 +57,7 @@ def command(
 
     What is new is added first. A server that leaves is quiesced (weight 0), waited for until its live connections
     have ended or the deadline has passed, then removed. Interrupted, it stays quiesced, and the next apply finishes.
-    Applied again, nothing is written.
+    Applied again, nothing is written. Where a daemon runs, it gets the file and does all this.
 
     Exit status: 0 done, 1 error.
     """
@@ -65,7 +68,10 @@ def command(
         reconciler = session.reconciler(source.config, allowed)
         report(session, reconciler.plan(wanted(source.config, overrides=reconciler.state.overrides)), source)
         return 0
-    session.places()
+    places = session.places()
+    handed = handover.apply(session, source, format=format, temporary=temporary, confirm=confirm is not None)
+    if handed is not None:
+        return handed
     with session.writing("apply"):
         reconciler = session.reconciler(source.config, allowed)
         want = wanted(source.config, overrides=reconciler.state.overrides)
@@ -76,6 +82,7 @@ def command(
         if confirm is not None and done and not _confirmed(confirm):
             _put_back(session, reconciler, before.ours)
             return 1
+        applied.remember(places.applied, source, allowed)
     if session.as_json:
         output.facts(changes.document(done, before.names, before.breaks))
     elif done:

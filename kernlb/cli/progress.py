@@ -53,3 +53,28 @@ class Progress:
         if self._shown:
             click.echo("\r\x1b[K", err=True, nl=False)
             self._shown = False
+
+
+class Line:
+    """What is going on: one line that changes on a terminal, a line now and then in a pipe."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._live = sys.stderr.isatty() and not quiet
+        self._told = float("-inf")
+        self._shown = False
+
+    def __enter__(self) -> "Line":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._shown:
+            click.echo("\r\x1b[K", err=True, nl=False)
+
+    def show(self, message: str) -> None:
+        if self._live:
+            click.echo(f"\r\x1b[K{message}", err=True, nl=False)
+            self._shown = True
+        elif not self._quiet and time.monotonic() - self._told >= _EVERY:
+            output.note(message)
+            self._told = time.monotonic()

@@ -73,7 +73,7 @@ def command(
             source,
             reconciler=Reconciler(signs.kernel, store, allowed, listening),
             signs=signs,
-            machine=machine(file, format),
+            machine=machine(file, format, places=places, consent=allowed),
             places=places,
             options=Options(
                 deadline=deadline,

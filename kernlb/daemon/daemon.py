@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from kernlb import operator
-from kernlb.assessment import Assessment, rating
+from kernlb import operator, record
+from kernlb.assessment import Assessment
 from kernlb.checker import Change, Checker
 from kernlb.config.values import Config
-from kernlb.daemon import record, telling
+from kernlb.daemon import telling
 from kernlb.daemon.options import Machine, Options, Signs
+from kernlb.daemon.watched import watched
 from kernlb.daemon.writer import Work, Writer
 from kernlb.desired import Name
 from kernlb.errors import KernelError, KernlbError
@@ -24,6 +25,7 @@ from kernlb.machine import wanted, wanted_of
 from kernlb.model import Counters, Key, ServerKey, Table
 from kernlb.passive import Passive
 from kernlb.pool import ServerName
+from kernlb.ratings import rating
 from kernlb.reconciler import Reconciler, Wanted
 from kernlb.source import Source
 from kernlb.systemd import Notifier
@@ -96,7 +98,7 @@ class Daemon:
         state = self._reconciler.state
         now = self._clock()
         self.checker = Checker(self._judged, sampled=self._sampled, heartbeat=self._heartbeat, clock=self._clock)
-        self.checker.replace(record.watched(self.source.config), last=record.standing(state.health))
+        self.checker.replace(watched(self.source.config), last=record.standing(state.health))
         self.assessment = Assessment(self.source.config, now=now, record=state.health)
         self.overrides = operator.of_configuration(state.overrides, self.source.config)
         self.assessment.order(self.overrides, now=now)
@@ -109,6 +111,7 @@ class Daemon:
         self._journal.say("start", file=self.source.file, pid=os.getpid(), services=len(self.source.config.services))
         try:
             await self._reconcile()
+            await self._remember()
         except KernelError as error:
             self._failed(error)
         except BaseException:
@@ -404,9 +407,16 @@ class Daemon:
             if reopened:
                 signs.close()
             self._wake.set()  # the loop is waiting for what was due before
+            await self._remember()
             return work
 
     # --- inside
+
+    async def _remember(self) -> None:
+        try:
+            await self._writer.do(lambda: self._machine.remember(self.source))
+        except KernlbError as error:
+            self._complain("remember", error)
 
     def _trial(self, config: Config) -> Wanted:
         """What a configuration would want of the kernel, by what is known of its servers."""
@@ -416,7 +426,7 @@ class Daemon:
     def _configure(self, source: Source, standing: Mapping[ServerName, Sequence[State]]) -> None:
         now = self._clock()
         self.source = source
-        self.checker.replace(record.watched(source.config), last=standing)
+        self.checker.replace(watched(source.config), last=standing)
         self.assessment.reconfigure(source.config, now=now)
         self.order(operator.of_configuration(self.overrides, source.config))
         self._take_states(now)

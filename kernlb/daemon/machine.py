@@ -2,11 +2,14 @@
 
 from functools import partial
 
+from kernlb import applied
 from kernlb.config.values import Config
 from kernlb.daemon.options import Machine
 from kernlb.formats.detect import Format
 from kernlb.machine import open_kernel
 from kernlb.ownership import Ownership
+from kernlb.places import Places
+from kernlb.reconciler import Consent
 from kernlb.source import Source, read, understand
 from kernlb.watch import Watch
 
@@ -15,9 +18,14 @@ def open_signs(config: Config, owned: Ownership) -> Watch:
     return Watch(open_kernel(config, owned))
 
 
-def machine(file: str, format: str | None) -> Machine:
-    """`file` and its format as given to the daemon; standard input is read only once."""
-    return Machine(open=open_signs, read=partial(_read, file, format), understand=_understand)
+def machine(file: str, format: str | None, *, places: Places, consent: Consent) -> Machine:
+    """`file` and its format as given to the daemon."""
+    return Machine(
+        open=open_signs,
+        read=partial(_read, file, format),
+        understand=_understand,
+        remember=lambda source: applied.remember(places.applied, source, consent),
+    )
 
 
 def _read(file: str, format: str | None) -> Source:

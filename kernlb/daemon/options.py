@@ -43,8 +43,9 @@ class Signs(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """`open` gives the kernel that a configuration needs, beside what is owned already; `read` the daemon's file as it
-    is now; `understand` a file's content (with its name and format)."""
+    is now; `understand` a file's content (with its name and format). `remember` keeps what is in force."""
 
     open: Callable[[Config, Ownership], Signs]
     read: Callable[[], Source]
     understand: Callable[[bytes, str, str | None], Source]
+    remember: Callable[[Source], None]

@@ -1,6 +1,7 @@
 """What the control socket may ask of the daemon, and what it answers."""
 
 import asyncio
+from os.path import realpath
 from typing import Any
 
 from kernlb import operator
@@ -96,7 +97,7 @@ class Orders:
         return await self._adopt(self._machine.read, None)
 
     async def apply(self, *, file: str, format: str | None, content: str, temporary: bool) -> dict[str, Any]:
-        if file != self._file and not temporary:
+        if realpath(file) != realpath(self._file) and not temporary:
             raise NotOurs(
                 f"the daemon runs {self._file}, not {file}",
                 where=file,
@@ -112,7 +113,7 @@ class Orders:
         return operator.known(self._daemon.assessment.config, service, server)
 
     async def _carried_out(self, name: ServerName, verb: str) -> dict[str, Any]:
-        told = telling.override(self._daemon.overrides.get(name))
+        told = operator.told(self._daemon.overrides.get(name))
         self._journal.say("order", level=Level.NOTICE, verb=verb, service=name[0], server=name[1], **told)
         await self._daemon.settled()
         return {"through": "daemon", "service": name[0], "server": name[1], **told}

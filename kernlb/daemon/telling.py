@@ -10,7 +10,7 @@ from kernlb.health import Status
 from kernlb.journal import Journal, Level
 from kernlb.model import Key
 from kernlb.plan import Operation
-from kernlb.pool import Override, Pool, ServerName
+from kernlb.pool import Pool, ServerName
 from kernlb.text import operation
 
 LINES = 20
@@ -72,14 +72,4 @@ def checks(found: Statistics) -> dict[str, Any]:
         "outcomes": {str(outcome): count for outcome, count in found.outcomes.items()},
         "lateness_p50_ms": round(found.lateness_p50 * 1000, 1),
         "lateness_p99_ms": round(found.lateness_p99 * 1000, 1),
-    }
-
-
-def override(order: Override | None) -> dict[str, Any]:
-    order = order or Override()
-    return {
-        "hold": None if order.hold is None else str(order.hold),
-        "deadline": order.deadline,
-        "drained": order.drained,
-        "weight": order.weight,
     }

@@ -1,0 +1,21 @@
+"""kernlb enable"""
+
+from kernlb import operator
+from kernlb.cli import orders
+from kernlb.cli.root import verb
+from kernlb.cli.session import Session
+
+
+@verb("enable")
+@orders.server_arguments
+def command(session: Session, service: str, server: str) -> int:
+    """End a disablement or a drain: the server takes connections again.
+
+    The same as `kernlb resume`.
+
+    Exit status: 0, 1 error.
+    """
+    said = orders.give(
+        session, "enable", service, server, lambda overrides, name, now: operator.resume(overrides, name)
+    )
+    return orders.report(session, said, "takes connections, if it is up")

@@ -1,0 +1,61 @@
+"""What the command line asks of a daemon that runs in the namespace."""
+
+from os.path import realpath
+from typing import Any
+
+import click
+
+from kernlb.cli import output
+from kernlb.cli.session import Session
+from kernlb.control_client import ControlClient, NoDaemon
+from kernlb.errors import Unsupported
+from kernlb.source import Source
+
+
+def client(session: Session, *, timeout: float = 120.0) -> ControlClient:
+    return ControlClient(session.places().control, timeout=timeout)
+
+
+def apply(session: Session, source: Source, *, format: str | None, temporary: bool, confirm: bool) -> int | None:
+    """Has the daemon take the file; None where none runs."""
+    daemon = client(session)
+    if not daemon.serves():
+        return None
+    if confirm:
+        raise Unsupported(
+            "a daemon runs here, and it does not wait for a confirmation",
+            where=str(session.places().control),
+            hint="apply --temporary, and kernlb reload puts the daemon's own file back",
+        )
+    file = source.file if source.file == "standard input" else realpath(source.file)
+    try:
+        said = daemon.ask(
+            "POST",
+            "/apply",
+            file=file,
+            format=format,
+            content=source.content.decode(errors="surrogateescape"),
+            temporary=temporary,
+        )
+    except NoDaemon:
+        return None
+    taken(session, said)
+    return 0
+
+
+def taken(session: Session, said: dict[str, Any]) -> None:
+    """What came of a reload or an apply through the daemon."""
+    if session.as_json:
+        output.facts(said)
+        return
+    for warning in said["warnings"]:
+        output.note(warning)
+    for operation in said["operations"]:
+        output.change(operation["text"])
+    if said["leaving"]:
+        output.note(f"{said['leaving']} server(s) leave when their connections have ended; the daemon sees to it")
+    if said["temporary"]:
+        output.note("until the daemon's next reload")
+    click.echo(
+        "done, through the daemon" if said["changed"] else f"nothing to do: the kernel is as {said['file']} says"
+    )

@@ -1,0 +1,141 @@
+"""Operators' orders: through the daemon, or, where none runs, on the kernel and the state file."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from kernlb.cli import handover, output
+from kernlb.cli.session import Session, need_net_admin
+from kernlb.control_client import NoDaemon
+from kernlb.errors import KernlbError
+
+Order = Callable[[Any, tuple[str, str], float], Any]
+"""Overrides, the server's name and the time to overrides."""
+
+_POLL = 0.5
+
+
+def give(session: Session, verb: str, service: str, server: str, order: Order, **body: object) -> dict[str, Any]:
+    """Gives one order, and says through what it went."""
+    try:
+        return handover.client(session).ask("POST", f"/{verb}", service=service, server=server, **body)
+    except NoDaemon:
+        need_net_admin(verb)
+    with session.writing(verb):
+        return _carry_out(session, (service, server), order)
+
+
+def _carry_out(session: Session, name: tuple[str, str], order: Order) -> dict[str, Any]:
+    """One step on the kernel. The health that a daemon left is heeded: an order must not bring the dead back."""
+    from kernlb import applied, operator
+    from kernlb.health import combined
+    from kernlb.machine import wanted
+    from kernlb.ratings import rating
+    from kernlb.record import standing
+
+    now = time.time()
+    found = applied.recall(session.places().applied)
+    reconciler = session.reconciler(found.source.config, found.consent)
+    operator.known(found.source.config, *name)
+    overrides = order(reconciler.state.overrides, name, now)
+    ratings = {each: rating(combined(states)) for each, states in standing(reconciler.state.health).items() if states}
+    names = {key: each for key, each in reconciler.state.names.items() if (each.service, each.server) == name}
+    if name in operator.under_way(overrides):
+        protocol = next(s.protocol for s in found.source.config.services if s.name == name[0])
+        counters = reconciler.kernel.counters()
+        live = operator.live_connections(protocol, [counters[key] for key in names if key in counters])
+        overrides = operator.ended(overrides, lambda _: live, now=now)
+    else:
+        live = None
+    reconciler.note(overrides=overrides)
+    reconciler.step(wanted(found.source.config, ratings=ratings, overrides=overrides), deadline=30.0, now=now)
+    return {
+        "through": "kernel",
+        "service": name[0],
+        "server": name[1],
+        **operator.told(overrides.get(name)),
+        "live": live,
+    }
+
+
+def watch(session: Session, said: dict[str, Any]) -> dict[str, Any]:
+    """Waits until a drain has ended, and shows how it goes. Interrupted, the drain goes on where a daemon runs."""
+    from kernlb.cli.progress import Line
+
+    name = said["service"], said["server"]
+    with Line(quiet=session.as_json) as line:
+        while said["hold"] == "drain" and not said["drained"]:
+            left = max(0.0, said["deadline"] - time.time())
+            live = said.get("live")
+            counted = "" if live is None else f"{live} connection(s), "
+            line.show(f"{'/'.join(name)} is draining: {counted}{left:.0f} s at most")
+            time.sleep(_POLL)
+            said = _again(session, said)
+    return said
+
+
+def _again(session: Session, said: dict[str, Any]) -> dict[str, Any]:
+    """Where a drain stands now."""
+    name = said["service"], said["server"]
+    if said["through"] == "kernel":
+        with session.writing("drain"):
+            return _carry_out(session, name, lambda overrides, _, now: overrides)
+    status = handover.client(session).status()
+    for service in status["services"]:
+        for server in service["servers"]:
+            if (service["name"], server["name"]) == name:
+                if server["status"] == "draining":
+                    return said | {"deadline": server["drain_deadline"], "live": server["drain_connections"]}
+                drained = server["status"] == "disabled"
+                return said | {"drained": drained, "hold": "drain" if drained else None, "live": 0}
+    raise KernlbError(f"{'/'.join(name)} is configured no more")
+
+
+def report(session: Session, said: dict[str, Any], text: str) -> int:
+    said.pop("live", None)
+    if session.as_json:
+        output.facts(said)
+    else:
+        click.echo(f"{said['service']}/{said['server']} {text} (through the {said['through']})")
+    return 0
+
+
+# --- names for the shell
+
+
+def complete_service(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(name) for name in sorted(_names(ctx)) if name.startswith(incomplete)]
+
+
+def complete_server(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    servers = _names(ctx).get(str(ctx.params.get("service")), [])
+    return [CompletionItem(name) for name in servers if name.startswith(incomplete)]
+
+
+def _names(ctx: click.Context) -> dict[str, list[str]]:
+    """By service, of the daemon, else of the state file; none where neither can be read: completion never fails."""
+    session = ctx.ensure_object(Session)
+    try:
+        status = handover.client(session, timeout=1.0).status()
+        return {each["name"]: [server["name"] for server in each["servers"]] for each in status["services"]}
+    except KernlbError:
+        pass
+    from kernlb.state import Store
+
+    found: dict[str, list[str]] = {}
+    try:
+        for name in Store(session.places().state_file).load().names.values():
+            servers = found.setdefault(name.service, [])
+            if name.server and name.server not in servers:
+                servers.append(name.server)
+    except KernlbError:
+        return {}
+    return found
+
+
+def server_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
+    function = click.argument("server", shell_complete=complete_server)(function)
+    return click.argument("service", shell_complete=complete_service)(function)

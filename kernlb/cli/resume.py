@@ -1,0 +1,21 @@
+"""kernlb resume"""
+
+from kernlb import operator
+from kernlb.cli import orders
+from kernlb.cli.root import verb
+from kernlb.cli.session import Session
+
+
+@verb("resume")
+@orders.server_arguments
+def command(session: Session, service: str, server: str) -> int:
+    """End a drain or a disablement: the server takes connections again.
+
+    A weight that was ordered stays. Where the server has a slow start, it starts slowly.
+
+    Exit status: 0, 1 error.
+    """
+    said = orders.give(
+        session, "resume", service, server, lambda overrides, name, now: operator.resume(overrides, name)
+    )
+    return orders.report(session, said, "takes connections, if it is up")
