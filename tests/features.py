@@ -38,21 +38,28 @@ class Feature(StrEnum):
     CLANG = "clang"
     BPFTOOL = "bpftool"
     SHELLCHECK = "shellcheck"
+    SYSTEMD_ANALYZE = "systemd_analyze"
+    BIRD = "bird"
+    FRR = "frr"
+    MMDEBSTRAP = "mmdebstrap"
 
 
 # What a guest kernel brings where the running one has none of it.
 GUEST_KERNEL = frozenset({Feature.IPVS, Feature.IPIP, Feature.NFTABLES, Feature.NETNS})
 
 PACKAGES = {
+    Feature.BIRD: "bird2",
     Feature.BPFTOOL: "bpftool",
     Feature.CLANG: "clang",
     Feature.CONNTRACK: "conntrack",
     Feature.CURL: "curl",
+    Feature.FRR: "frr",
     Feature.HAPROXY: "haproxy",
     Feature.IPVSADM: "ipvsadm",
     Feature.KEEPALIVED: "keepalived",
     Feature.QEMU: "qemu-system-x86",
     Feature.SHELLCHECK: "shellcheck",
+    Feature.SYSTEMD_ANALYZE: "systemd",
     Feature.WRK: "wrk",
 }
 BPF_SYSCALL = {"x86_64": 321, "aarch64": 280}
@@ -92,7 +99,12 @@ def _succeeds(*command: str) -> bool:
 
 
 def _program(feature: Feature) -> str | None:
-    names = {Feature.NFTABLES: "nft", Feature.QEMU: "qemu-system-x86_64"}
+    names = {
+        Feature.FRR: "vtysh",
+        Feature.NFTABLES: "nft",
+        Feature.QEMU: "qemu-system-x86_64",
+        Feature.SYSTEMD_ANALYZE: "systemd-analyze",
+    }
     program = names.get(feature, str(feature))
     if shutil.which(program):
         return None
