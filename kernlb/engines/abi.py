@@ -82,6 +82,8 @@ class Cause(IntEnum):
 
 
 CAUSES = len(Cause)
+NO_SERVICE_FLAG = ServiceFlag(0)
+NO_SERVER_FLAG = ServerFlag(0)
 
 
 class Reason(IntEnum):
@@ -112,7 +114,7 @@ def index(number: int) -> bytes:
 def filter_index(address: Address) -> int:
     """Where in `filter` an address has its flags. Several addresses may share one place: their flags are or-ed."""
     a, b, c, d = struct.unpack("=4I", pack_address(address) if address.version == 6 else bytes(12) + address.packed)
-    mixed = d ^ (a ^ b * 3 ^ c * 5)
+    mixed: int = d ^ (a ^ b * 3 ^ c * 5)
     return (mixed * 0x9E3779B1 & 0xFFFFFFFF) >> 18
 
 
@@ -142,7 +144,7 @@ class Service:
     id: int
     slots: int
     idle: int
-    flags: ServiceFlag = ServiceFlag(0)
+    flags: ServiceFlag = NO_SERVICE_FLAG
     first_source: int = 0
     source_count: int = 0
 
@@ -186,7 +188,7 @@ class Server:
     forward: Forward
     hop: Hop
     port: int = 0
-    flags: ServerFlag = ServerFlag(0)
+    flags: ServerFlag = NO_SERVER_FLAG
     tunnel_port: int = 0
     source: Address = NO_ADDRESS
     next: Address = NO_ADDRESS
@@ -250,7 +252,9 @@ class Traffic:
 
     @classmethod
     def unpack(cls, packed: bytes) -> "Traffic":
-        flows, packets_in, bytes_in, packets_out, bytes_out, refused = map(sum, zip(*cls.LAYOUT.iter_unpack(packed)))
+        flows, packets_in, bytes_in, packets_out, bytes_out, refused = map(
+            sum, zip(*cls.LAYOUT.iter_unpack(packed), strict=True)
+        )
         return cls(
             flows=flows,
             packets_in=packets_in,

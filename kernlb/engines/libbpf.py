@@ -1,4 +1,4 @@
-"""The kernel's eBPF objects through libbpf.so.1: open, size, load, pin, read, write, test-run. Knows nothing of balancing."""
+"""The kernel's eBPF objects through libbpf.so.1: open, size, load, pin, read, write, test-run. Knows no balancing."""
 
 import ctypes
 import ctypes.util
@@ -71,7 +71,7 @@ class _MapInfo(ctypes.Structure):
     )
 
 
-_POINTERS = {
+_POINTERS: dict[str, tuple[Any, ...]] = {
     "bpf_object__open_file": (c_char_p, c_void_p),
     "bpf_object__find_map_by_name": (c_void_p, c_char_p),
     "bpf_object__find_program_by_name": (c_void_p, c_char_p),
@@ -103,10 +103,12 @@ _NUMBERS: dict[str, tuple[Any, ...]] = {
 }
 
 
-@_PRINT
-def _silent(_level: int, _format: bytes, _arguments: int) -> int:
+def _ignore(_level: int, _format: bytes, _arguments: int) -> int:
     """libbpf would write to stderr; what matters of it goes into our errors."""
     return 0
+
+
+_silent = _PRINT(_ignore)
 
 
 @cache
@@ -266,7 +268,8 @@ class Program:
         if context is not None:
             options.ctx_in, options.ctx_size_in = ctypes.cast(c_char_p(context), c_void_p), len(context)
         _check(
-            library().bpf_prog_test_run_opts(self.fd, ctypes.byref(options)), f"test-run {self.name} on {len(packet)} bytes"
+            library().bpf_prog_test_run_opts(self.fd, ctypes.byref(options)),
+            f"test-run {self.name} on {len(packet)} bytes",
         )
         return Run(options.retval, out.raw[: options.data_size_out], options.duration)
 
@@ -341,9 +344,8 @@ class Object:
             library().bpf_program__set_log_level(program, 0)
         result = library().bpf_object__load(self._object)
         if result < 0:
-            told = "\n".join(
-                f"{name}: " + line for name, log in logs.items() for line in log.value.decode(errors="replace").splitlines()[-LOG_TAIL:]
-            )
+            ends = {name: log.value.decode(errors="replace").splitlines()[-LOG_TAIL:] for name, log in logs.items()}
+            told = "\n".join(f"{name}: {line}" for name, lines in ends.items() for line in lines)
             hint = told or "root (CAP_BPF and CAP_NET_ADMIN) is needed, and a kernel with BPF"
             raise _refused(f"load {self._path.name}", -result, hint=hint)
 

@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The balancer: parse, decide, rewrite, send. One source for XDP, for tc, and for `kernlb explain`.
+ * What is not understood belongs to the kernel's stack, and is counted by cause.
+ */
+#include "abi.h"
+#include "hook.h"
+#include "open.h"
+#include "parse.h"
+#include "related.h"
+#include "table.h"
+#include "toobig.h"
+#include "tunnel.h"
+
+static __always_inline void account(__u32 id, __u32 length, _Bool begins, _Bool outward)
+{
+	struct traffic *counters = bpf_map_lookup_elem(&traffic, &id);
+
+	if (!counters)
+		return;
+	if (outward) {
+		counters->packets_out++;
+		counters->bytes_out += length;
+	} else {
+		counters->packets_in++;
+		counters->bytes_in += length;
+		counters->flows += begins;
+	}
+}
+
+static __always_inline int refuse(__u32 id, const enum hook hook, enum cause cause)
+{
+	struct traffic *counters = bpf_map_lookup_elem(&traffic, &id);
+
+	if (counters)
+		counters->refused++;
+	return pass(hook, cause);
+}
+
+/* GSO segments are cut after us: what has to fit is one of them. */
+static __always_inline __u32 largest_segment(void *ctx, const struct packet *packet, const enum hook hook)
+{
+	struct __sk_buff *skb = ctx;
+
+	if (hook != HOOK_TC || !skb->gso_size)
+		return packet->length;
+	return skb->gso_size + packet->transport - packet->network +
+	       (packet->tuple.protocol == IPPROTO_TCP ? sizeof(struct tcphdr) + 12 : sizeof(struct udphdr));
+}
+
+/*
+ * The verifier walks a global function once, and not for every way that leads there. What it needs of the packet comes
+ * in one number: length 32, begins 1, TCP 1, transport 9 of 14, network 6 of 16.
+ */
+static __always_inline __u64 outline(const struct packet *packet)
+{
+	return (__u64)packet->length << 32 | (__u32)begins(packet) << 31 | (packet->tuple.protocol == IPPROTO_TCP) << 30 |
+	       packet->transport << 16 | packet->network;
+}
+
+/* Direct and tunnel: the packet itself stays as it is, but for its TTL, which ends loops. */
+static __always_inline int forward(void *ctx, __u32 id, __u64 outlined, __u64 hash, const enum hook hook, const _Bool ipv6)
+{
+	const struct server *server = server_of(id);
+	const struct packet packet = {
+		.length = outlined >> 32,
+		.transport = outlined >> 16 & 0x1ff,
+		.network = outlined & 0x3f,
+		.tuple.protocol = outlined >> 30 & 1 ? IPPROTO_TCP : IPPROTO_UDP,
+	};
+	void *start = data(ctx, hook), *end = data_end(ctx, hook);
+	__u32 network = packet.network, outer, mtu;
+	_Bool outer6;
+	__be16 df = 0;
+	__u8 tos;
+
+	if (unlikely(!server))
+		return pass(hook, CAUSE_NO_SERVER);
+	outer6 = server->flags & SERVER_IPV6;
+	if (unlikely(server->hop.method == HOP_UNRESOLVED))
+		return refuse(id, hook, CAUSE_NO_HOP);
+	if (start + sizeof(struct ethhdr) > end || start + network + (ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) > end)
+		return pass(hook, CAUSE_MALFORMED);
+	if (settings.tunnel && server->forwarding != FORWARD_DIRECT) {
+		if (ipv6 && !outer6)
+			return refuse(id, hook, CAUSE_FAMILY);
+		outer = outer_length(server);
+		mtu = server->hop.mtu;
+		if (unlikely(mtu && largest_segment(ctx, &packet, hook) + outer > mtu))
+			return answer_too_big(ctx, network, mtu - outer, hook, ipv6);
+	}
+	if (ipv6) {
+		struct ipv6hdr *ip = start + network;
+
+		if (unlikely(ip->hop_limit <= 1))
+			return pass(hook, CAUSE_TTL);
+		ip->hop_limit--;
+		tos = bpf_ntohs(*(__be16 *)ip) >> 4;
+	} else {
+		struct iphdr *ip = start + network;
+
+		if (unlikely(ip->ttl <= 1))
+			return pass(hook, CAUSE_TTL);
+		ip->ttl--;
+		ip->check = changed(ip->check, (__u16)~bpf_htons(0x0100));
+		df = ip->frag_off & bpf_htons(IP_DF);
+		tos = ip->tos;
+	}
+	account(id, packet.length, outlined >> 31 & 1, 0);
+	if (!settings.tunnel || server->forwarding == FORWARD_DIRECT) {
+		write_addresses(start, &server->hop);
+		return send(ctx, &server->hop, &server->next, hook);
+	}
+	if (server->forwarding == FORWARD_GUE)
+		return outer6 ? encapsulate(ctx, &packet, server, hook, 1, 1, ipv6, tos, df, hash) :
+				encapsulate(ctx, &packet, server, hook, 0, 1, ipv6, tos, df, hash);
+	return outer6 ? encapsulate(ctx, &packet, server, hook, 1, 0, ipv6, tos, df, hash) :
+			encapsulate(ctx, &packet, server, hook, 0, 0, ipv6, tos, df, hash);
+}
+
+__noinline int forward_ipv4_xdp(struct xdp_md *ctx, __u32 id, __u64 outlined, __u64 hash)
+{
+	return forward(ctx, id, outlined, hash, HOOK_XDP, 0);
+}
+
+__noinline int forward_ipv6_xdp(struct xdp_md *ctx, __u32 id, __u64 outlined, __u64 hash)
+{
+	return forward(ctx, id, outlined, hash, HOOK_XDP, 1);
+}
+
+__noinline int forward_ipv4_tc(struct __sk_buff *ctx, __u32 id, __u64 outlined, __u64 hash)
+{
+	return forward(ctx, id, outlined, hash, HOOK_TC, 0);
+}
+
+__noinline int forward_ipv6_tc(struct __sk_buff *ctx, __u32 id, __u64 outlined, __u64 hash)
+{
+	return forward(ctx, id, outlined, hash, HOOK_TC, 1);
+}
+
+static __always_inline int follow(void *ctx, struct packet *packet, struct flow *flow, const enum hook hook, const _Bool ipv6)
+{
+	_Bool outward = !(flow->flags & FLOW_FORWARD);
+	const struct address *next = &flow->next;
+	const struct hop *hop = &flow->hop;
+
+	if (!outward) {
+		struct server *server = server_of(flow->server);
+
+		if (unlikely(!server || server->flags & SERVER_DEAD))
+			return refuse(flow->server, hook, CAUSE_NO_SERVER);
+		hop = &server->hop;
+		next = &server->next;
+		if (unlikely(hop->method == HOP_UNRESOLVED))
+			return refuse(flow->server, hook, CAUSE_NO_HOP);
+	}
+	account(flow->server, packet->length, begins(packet), outward);
+	if (unlikely(packet->related))
+		return translate_related(ctx, packet->network, flow, hop, next, hook, ipv6);
+	return translate(ctx, packet, flow, hop, next, hook, ipv6);
+}
+
+/* A flow that is known may go on, unless this packet would begin it anew and its server takes no more. */
+static __always_inline _Bool continues(struct packet *packet, struct flow *flow)
+{
+	__u32 now = ticks();
+
+	if (packet->related)
+		return 1;
+	if (unlikely(begins(packet) && flow->flags & FLOW_FORWARD))
+		return flow_reopened(flow, now);
+	if (unlikely(flow->state == FLOW_DATAGRAM && flow->flags & FLOW_FORWARD)) {
+		struct server *server = server_of(flow->server);
+
+		if (!server || server->flags & SERVER_DEAD || server->forwarding != FORWARD_FULLNAT ||
+		    expired(flow, now)) {
+			release(flow);
+			return 0;
+		}
+	}
+	if (unlikely(flow->seen != now || flow->state == FLOW_OPENING || packet->flags & (TCP_FIN | TCP_RST)))
+		flow_advanced(flow, packet->flags, now);
+	return 1;
+}
+
+static __always_inline struct flow *begin(void *ctx, const struct packet *packet, const struct service *service,
+					  const struct choice *choice, __u64 hash, const enum hook hook, __u32 *cause)
+{
+	struct ethhdr *ethernet = data(ctx, hook);
+	struct opening *opening;
+	__u32 zero = 0;
+
+	opening = bpf_map_lookup_elem(&openings, &zero);
+	if (!opening || (void *)(ethernet + 1) > data_end(ctx, hook))
+		return NULL;
+	opening->tuple = packet->tuple;
+	opening->hash = hash;
+	opening->server = choice->id;
+	opening->now = ticks();
+	opening->first_source = service->first_source;
+	opening->source_count = service->source_count;
+	opening->datagram = packet->tuple.protocol == IPPROTO_UDP;
+	__builtin_memcpy(opening->back.destination, ethernet->h_source, 6);
+	__builtin_memcpy(opening->back.source, ethernet->h_dest, 6);
+	find_way_back(ctx, opening, hook);
+	return open_flow(opening, choice->server, cause);
+}
+
+static __always_inline struct fragment_key fragment_key(const struct packet *packet)
+{
+	struct fragment_key key = {
+		.source = packet->tuple.source,
+		.destination = packet->tuple.destination,
+		.identification = packet->identification,
+		.protocol = packet->tuple.protocol,
+	};
+
+	return key;
+}
+
+/* Where the first fragment went. */
+static __always_inline _Bool recall_fragment(const struct packet *packet, struct choice *choice)
+{
+	struct fragment_key key = fragment_key(packet);
+	__u32 *id = bpf_map_lookup_elem(&fragments, &key);
+
+	if (!id)
+		return 0;
+	choice->id = *id;
+	choice->server = server_of(choice->id);
+	return choice->server && choice->server->forwarding != FORWARD_NOWHERE && choice->server->forwarding != FORWARD_FULLNAT;
+}
+
+static __always_inline void remember_fragment(const struct packet *packet, __u32 id)
+{
+	struct fragment_key key = fragment_key(packet);
+
+	bpf_map_update_elem(&fragments, &key, &id, BPF_ANY);
+}
+
+static __always_inline int balance(void *ctx, struct cursor *cursor, __u32 network, const enum hook hook,
+				   const _Bool ipv6)
+{
+	struct packet packet = { .network = network };
+	struct service *service;
+	struct choice choice;
+	__u32 cause = CAUSE_NO_ROOM;
+	struct flow *flow;
+	__u64 hash;
+	int parsed;
+
+	parsed = ipv6 ? parse_ipv6(cursor, &packet, hook) : parse_ipv4(cursor, &packet, hook);
+	if (parsed == PARSED_OTHER)
+		return passed(hook);
+	if (unlikely(parsed < CAUSES))
+		return pass(hook, parsed);
+	if (unlikely(packet.fragment && !packet.first)) {
+		if (!recall_fragment(&packet, &choice))
+			return pass(hook, CAUSE_FRAGMENT);
+		hash = packet.identification;
+		goto deliver;
+	}
+	hash = flow_hash(&packet.tuple, ipv6, 0);
+	if (settings.fullnat && packet.filter & FILTER_NAT && !packet.fragment) {
+		flow = find_flow(&packet.tuple, hash, ipv6);
+		if (flow && hook == HOOK_EXPLAIN) {
+			struct explanation *why = explanation();
+
+			if (why) {
+				why->server = flow->server;
+				why->reason = REASON_FLOW;
+			}
+			return passed(hook);
+		}
+		if (flow && continues(&packet, flow))
+			return follow(ctx, &packet, flow, hook, ipv6);
+	}
+	if (!(packet.filter & FILTER_SERVICE))
+		return pass(hook, CAUSE_NO_FLOW);
+	service = find_service(&packet.tuple);
+	if (unlikely(!service))
+		return pass(hook, CAUSE_NO_SERVICE);
+	if (unlikely(!choose(service, &packet, hash, hook, &choice)))
+		return pass(hook, CAUSE_NO_SERVER);
+	if (hook == HOOK_EXPLAIN)
+		return passed(hook);
+	if (!settings.fullnat || choice.server->forwarding != FORWARD_FULLNAT) {
+		if (unlikely(packet.fragment))
+			remember_fragment(&packet, choice.id);
+		goto deliver;
+	}
+	if (packet.fragment)
+		return pass(hook, CAUSE_FRAGMENT);
+	if (packet.related || (packet.tuple.protocol == IPPROTO_TCP && !begins(&packet)))
+		return pass(hook, CAUSE_NO_FLOW);
+	if (ipv6 != !!(choice.server->flags & SERVER_IPV6))
+		return refuse(choice.id, hook, CAUSE_FAMILY);
+	if (choice.server->hop.method == HOP_UNRESOLVED)
+		return refuse(choice.id, hook, CAUSE_NO_HOP);
+	flow = begin(ctx, &packet, service, &choice, hash, hook, &cause);
+	if (!flow)
+		return refuse(choice.id, hook, cause);
+	account(choice.id, packet.length, 1, 0);
+	return translate(ctx, &packet, flow, &choice.server->hop, &choice.server->next, hook, ipv6);
+deliver:
+	if (hook == HOOK_EXPLAIN)
+		return passed(hook);
+	if (hook == HOOK_TC)
+		return ipv6 ? forward_ipv6_tc(ctx, choice.id, outline(&packet), hash) :
+			      forward_ipv4_tc(ctx, choice.id, outline(&packet), hash);
+	return ipv6 ? forward_ipv6_xdp(ctx, choice.id, outline(&packet), hash) :
+		      forward_ipv4_xdp(ctx, choice.id, outline(&packet), hash);
+}
+
+static __always_inline int received(void *ctx, const enum hook hook)
+{
+	struct cursor cursor = { .position = data(ctx, hook), .end = data_end(ctx, hook) };
+	struct ethhdr *ethernet = take(&cursor, sizeof(*ethernet));
+	__u32 network;
+	__be16 type;
+	int i;
+
+	if (!ethernet)
+		return passed(hook);
+	type = ethernet->h_proto;
+#pragma unroll
+	for (i = 0; i < VLAN_TAGS; i++) {
+		struct vlan *vlan;
+
+		if (likely(!is_vlan(type)))
+			break;
+		vlan = take(&cursor, sizeof(*vlan));
+		if (!vlan)
+			return passed(hook);
+		type = vlan->type;
+	}
+	/* A number that the verifier does not know: with tags and without is one case to it. */
+	network = (cursor.position - data(ctx, hook)) & 0x1f;
+	cursor.position = data(ctx, hook) + network;
+	if (type == bpf_htons(ETH_P_IP))
+		return balance(ctx, &cursor, network, hook, 0);
+	if (settings.ipv6 && type == bpf_htons(ETH_P_IPV6))
+		return balance(ctx, &cursor, network, hook, 1);
+	return passed(hook);
+}
+
+SEC("xdp")
+int balancer_xdp(struct xdp_md *ctx)
+{
+	return received(ctx, HOOK_XDP);
+}
+
+/* The headers may lie outside the linear part of a buffer: 120 bytes hold every header that we follow at full speed. */
+SEC("tc")
+int balancer_tc(struct __sk_buff *skb)
+{
+	if (unlikely((__u32)((long)skb->data_end - (long)skb->data) < 54) && bpf_skb_pull_data(skb, 54 < skb->len ? 54 : skb->len))
+		return TC_NEXT;
+	return received(skb, HOOK_TC);
+}
+
+SEC("xdp")
+int balancer_explain(struct xdp_md *ctx)
+{
+	struct explanation *why = explanation();
+
+	if (!why)
+		return XDP_PASS;
+	__builtin_memset(why, 0, sizeof(*why));
+	why->cause = CAUSES;
+	return received(ctx, HOOK_EXPLAIN);
+}
+
+char _license[] SEC("license") = "GPL";

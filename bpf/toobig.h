@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* Packet too big, for a packet that its outer header would carry over the MTU (RFC 1191, RFC 4443). */
+#ifndef KERNLB_TOOBIG_H
+#define KERNLB_TOOBIG_H
+
+#include "checksum.h"
+#include "send.h"
+
+#define QUOTED_IPV4 68 /* the longest IP header and eight bytes */
+#define QUOTED_IPV6 512 /* what bpf_csum_diff takes */
+
+static __always_inline void swap_addresses(struct ethhdr *ethernet)
+{
+	__u8 address[6];
+
+	__builtin_memcpy(address, ethernet->h_dest, 6);
+	__builtin_memcpy(ethernet->h_dest, ethernet->h_source, 6);
+	__builtin_memcpy(ethernet->h_source, address, 6);
+}
+
+/* Cuts the packet to what is quoted and puts grown bytes before it. */
+static __always_inline long reshape(void *ctx, __u32 length, const __u32 grown, const enum hook hook)
+{
+	long had;
+
+	if (hook == HOOK_TC)
+		return bpf_skb_change_tail(ctx, length, 0) ?: bpf_skb_adjust_room(ctx, grown, BPF_ADJ_ROOM_MAC, 0);
+	had = data_end(ctx, hook) - data(ctx, hook);
+	/* The compiler would subtract pointers in 32 bits, which the verifier forbids. */
+	asm volatile("" : "+r"(had));
+	return bpf_xdp_adjust_tail(ctx, (int)(length - had)) ?: bpf_xdp_adjust_head(ctx, -(int)grown);
+}
+
+static __always_inline int write_too_big(void *ctx, __u32 network, __u32 mtu, const enum hook hook, const _Bool ipv6)
+{
+	const __u32 quoted = ipv6 ? QUOTED_IPV6 : QUOTED_IPV4;
+	const __u32 grown = ipv6 ? sizeof(struct ipv6hdr) + sizeof(struct icmp6hdr) : sizeof(struct iphdr) + sizeof(struct icmphdr);
+	__u32 tags[VLAN_TAGS] = {};
+	struct ethhdr *ethernet;
+	void *start, *end;
+	int i;
+
+	if (network > sizeof(*ethernet) + VLAN_TAGS * sizeof(struct vlan))
+		return pass(hook, CAUSE_ROOM);
+	if (reshape(ctx, network + quoted, grown, hook))
+		return pass(hook, CAUSE_ROOM);
+	start = data(ctx, hook);
+	end = data_end(ctx, hook);
+	ethernet = start;
+	if (hook != HOOK_TC) {
+		/* Ethernet and tags lie where the quotation's front was. */
+		if (start + sizeof(*ethernet) + VLAN_TAGS * sizeof(struct vlan) + grown > end)
+			return dropped(hook);
+		for (i = 0; i < 7; i++)
+			((__u16 *)start)[i] = ((__u16 *)(start + grown))[i];
+#pragma unroll
+		for (i = 0; i < VLAN_TAGS; i++)
+			tags[i] = *(__u32 *)(start + grown + sizeof(*ethernet) + i * sizeof(struct vlan));
+		if (network > sizeof(*ethernet))
+			*(__u32 *)(start + sizeof(*ethernet)) = tags[0];
+		if (network > sizeof(*ethernet) + sizeof(struct vlan))
+			*(__u32 *)(start + sizeof(*ethernet) + sizeof(struct vlan)) = tags[1];
+	}
+	if (start + sizeof(*ethernet) > end || start + network + grown + quoted > end)
+		return dropped(hook);
+	swap_addresses(ethernet);
+	count(CAUSE_TOO_BIG);
+	if (ipv6) {
+		struct ipv6hdr *ip = start + network;
+		struct icmp6hdr *icmp = (void *)(ip + 1);
+		struct ipv6hdr *inner = (void *)(icmp + 1);
+
+		*(__be32 *)ip = bpf_htonl(6 << 28);
+		ip->payload_len = bpf_htons(sizeof(*icmp) + quoted);
+		ip->nexthdr = IPPROTO_ICMPV6;
+		ip->hop_limit = 64;
+		ip->saddr = inner->daddr;
+		ip->daddr = inner->saddr;
+		icmp->icmp6_type = ICMPV6_PKT_TOOBIG;
+		icmp->icmp6_code = 0;
+		icmp->icmp6_cksum = 0;
+		icmp->icmp6_mtu = bpf_htonl(mtu);
+		icmp->icmp6_cksum = ~fold((__u64)(__u32)bpf_csum_diff(NULL, 0, (void *)inner, quoted, 0) +
+					  (__u32)bpf_csum_diff(NULL, 0, (void *)&ip->saddr, 32, 0) +
+					  (__u32)bpf_csum_diff(NULL, 0, (void *)icmp, sizeof(*icmp), 0) +
+					  bpf_htons(sizeof(*icmp) + quoted) + bpf_htons(IPPROTO_ICMPV6));
+	} else {
+		struct iphdr *ip = start + network;
+		struct icmphdr *icmp = (void *)(ip + 1);
+		struct iphdr *inner = (void *)(icmp + 1);
+
+		*(__be16 *)ip = bpf_htons(0x4500);
+		ip->tot_len = bpf_htons(sizeof(*ip) + sizeof(*icmp) + quoted);
+		ip->id = 0;
+		ip->frag_off = bpf_htons(IP_DF);
+		ip->ttl = 64;
+		ip->protocol = IPPROTO_ICMP;
+		ip->check = 0;
+		ip->saddr = inner->daddr;
+		ip->daddr = inner->saddr;
+		ip->check = ~fold((__u32)bpf_csum_diff(NULL, 0, (void *)ip, sizeof(*ip), 0));
+		icmp->type = ICMP_DEST_UNREACH;
+		icmp->code = ICMP_FRAG_NEEDED;
+		icmp->checksum = 0;
+		icmp->unused = 0;
+		icmp->mtu = bpf_htons(mtu);
+		icmp->checksum = ~fold((__u32)bpf_csum_diff(NULL, 0, (void *)icmp, sizeof(*icmp) + quoted, 0));
+	}
+	return hook == HOOK_TC ? bpf_redirect(interface(ctx, hook), 0) : XDP_TX;
+}
+
+static __noinline int too_big_xdp(struct xdp_md *ctx, __u32 network, __u32 mtu, _Bool ipv6)
+{
+	return ipv6 ? write_too_big(ctx, network, mtu, HOOK_XDP, 1) : write_too_big(ctx, network, mtu, HOOK_XDP, 0);
+}
+
+static __noinline int too_big_tc(struct __sk_buff *ctx, __u32 network, __u32 mtu, _Bool ipv6)
+{
+	return ipv6 ? write_too_big(ctx, network, mtu, HOOK_TC, 1) : write_too_big(ctx, network, mtu, HOOK_TC, 0);
+}
+
+static __always_inline int answer_too_big(void *ctx, __u32 network, __u32 mtu, const enum hook hook, const _Bool ipv6)
+{
+	return hook == HOOK_TC ? too_big_tc(ctx, network, mtu, ipv6) : too_big_xdp(ctx, network, mtu, ipv6);
+}
+
+#endif
