@@ -3,6 +3,7 @@
 import signal
 import sys
 import time
+from dataclasses import asdict
 from select import select
 
 import click
@@ -82,7 +83,7 @@ def command(
         if confirm is not None and done and not _confirmed(confirm):
             _put_back(session, reconciler, before.ours)
             return 1
-        applied.remember(places.applied, source, allowed)
+        applied.remember(places.applied, source, asdict(allowed))
     if session.as_json:
         output.facts(changes.document(done, before.names, before.breaks))
     elif done:

@@ -34,11 +34,12 @@ def _carry_out(session: Session, name: tuple[str, str], order: Order) -> dict[st
     from kernlb.health import combined
     from kernlb.machine import wanted
     from kernlb.ratings import rating
+    from kernlb.reconciler import Consent
     from kernlb.record import standing
 
     now = time.time()
     found = applied.recall(session.places().applied)
-    reconciler = session.reconciler(found.source.config, found.consent)
+    reconciler = session.reconciler(found.source.config, Consent(**found.consent))
     operator.known(found.source.config, *name)
     overrides = order(reconciler.state.overrides, name, now)
     ratings = {each: rating(combined(states)) for each, states in standing(reconciler.state.health).items() if states}

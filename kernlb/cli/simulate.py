@@ -1,5 +1,6 @@
 """kernlb simulate"""
 
+import sys
 from pathlib import Path
 
 import click
@@ -38,7 +39,7 @@ def command(session: Session, file: str, format: str | None, script: Path, accep
     Exit status: 0, 1 error.
     """
     source = changes.read_source(file, format, accept_loss=accept_loss)
-    text = click.get_text_stream("stdin").read() if str(script) == "-" else script.read_text()
+    text = sys.stdin.read() if str(script) == "-" else script.read_text()
     found = list(simulate(source.config, parsed(text, str(script), source.config)))
     if session.as_json:
         output.facts({"changes": [_document(change) for change in found]})

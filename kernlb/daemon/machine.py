@@ -1,5 +1,6 @@
 """What a daemon is given of this machine: its kernel with the signs of drift, and its file."""
 
+from dataclasses import asdict
 from functools import partial
 
 from kernlb import applied
@@ -24,7 +25,7 @@ def machine(file: str, format: str | None, *, places: Places, consent: Consent) 
         open=open_signs,
         read=partial(_read, file, format),
         understand=_understand,
-        remember=lambda source: applied.remember(places.applied, source, consent),
+        remember=lambda source: applied.remember(places.applied, source, asdict(consent)),
     )
 
 

@@ -1,0 +1,203 @@
+"""The daemon with real traffic through a kernel with IPVS: servers die, the daemon is killed, others meddle."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from pathlib import Path
+
+import pytest
+
+from kernlb.demo.http import Tally, keep_busy, serve
+from kernlb.demo.namespaces import DIRECTOR_FRONT, SERVERS, Answer
+from tests.system.director import Director, answer_nobody, director, until
+
+pytestmark = [pytest.mark.ipvs, pytest.mark.root, pytest.mark.timeout(300)]
+
+CHECK = 'check = { type = "tcp", interval = "2s", timeout = "1s", rise = 1, fall = 3 }\n'
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Director]:
+    with director(tmp_path_factory.mktemp("daemon")) as found:
+        yield found
+
+
+@pytest.fixture
+def gateway(network: Director) -> Iterator[Director]:
+    yield network
+    network.call("clear")
+    answer_nobody(network.lab)
+
+
+def service(*names: str, more: str = "", check: str = CHECK, bind: str = f"{DIRECTOR_FRONT}:80") -> str:
+    listed = "".join(f'{name} = "{SERVERS[name]}:80"\n' for name in names)
+    return f'[service.web]\nbind = ["{bind}"]\nforwarding = "fullnat"\n{check}{more}[service.web.servers]\n{listed}'
+
+
+@dataclass(slots=True)
+class Running:
+    gateway: Director
+    answer: Answer
+
+    @property
+    def log(self) -> str:
+        path = self.gateway.directory / f"err.{self.answer.pid}"
+        return path.read_text() if path.exists() else ""
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        os.kill(self.answer.pid, number)
+        if number == signal.SIGTERM:
+            said = self.answer.value(timeout=60)
+            assert said.code == 0, said.err
+        else:
+            self.answer._process.join()
+
+
+@contextmanager
+def running(gateway: Director, text: str, *options: str) -> Iterator[Running]:
+    daemon = start(gateway, text, *options)
+    try:
+        yield daemon
+    finally:
+        if daemon.answer._process.is_alive():
+            daemon.end()
+
+
+def start(gateway: Director, text: str, *options: str) -> Running:
+    daemon = Running(gateway, gateway.begin("run", gateway.file(text), *options))
+    until(lambda: gateway.call("status", "--json", code=None).code in (0, 3), patience=60)
+    return daemon
+
+
+def status(gateway: Director) -> dict[str, str]:
+    (web,) = gateway.call("status", "--json", code=None).document["services"]
+    return {server["name"]: server["status"] for server in web["servers"]}
+
+
+def kernel(gateway: Director) -> str:
+    command = ["ip", "netns", "exec", gateway.lab.namespace("director"), "ipvsadm", "-Sn"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+def inside(gateway: Director, *command: str) -> None:
+    subprocess.run(["ip", "netns", "exec", gateway.lab.namespace("director"), *command], timeout=60, check=True)
+
+
+@contextmanager
+def load(gateway: Director, *, parallel: int = 4, lifetime: float = 0.0) -> Iterator[list[Tally]]:
+    """Requests without pause; the Tally is there afterwards."""
+    here, there = Pipe()
+    answer = gateway.lab.ask("client", keep_busy, there, DIRECTOR_FRONT, 80, parallel, lifetime)
+    found: list[Tally] = []
+    try:
+        yield found
+    finally:
+        here.send("enough")
+        found.append(answer.value(timeout=60))
+
+
+def test_a_killed_server_is_out_long_before_fall_times_interval_and_comes_back(gateway: Director) -> None:
+    # A fourth server of the test's own, so that it may die.
+    victim = gateway.lab.start("server3", serve, "server3", SERVERS["server3"], 8080)
+    text = service("server1", "server2") + f'victim = "{SERVERS["server3"]}:8080"\n'
+    with running(gateway, text) as daemon, load(gateway):
+        until(lambda: status(gateway) == {"server1": "up", "server2": "up", "victim": "up"})
+        time.sleep(1)
+        victim.kill()
+        began = time.monotonic()
+        until(lambda: f"{SERVERS['server3']}:8080" not in kernel(gateway))
+        took = time.monotonic() - began
+        assert took < 4, f"{took:.2f} s\n{daemon.log}"
+        print(f"out after {took:.2f} s")
+        gateway.lab.start("server3", serve, "server3", SERVERS["server3"], 8080)
+        until(lambda: f"{SERVERS['server3']}:8080" in kernel(gateway))
+
+
+def test_killing_the_daemon_again_and_again_fails_no_request_and_it_adopts_what_it_finds(gateway: Director) -> None:
+    text = service("server1", "server2")
+    with load(gateway) as tallies:
+        daemon = start(gateway, text)
+        until(lambda: set(status(gateway).values()) == {"up"})
+        gateway.call("weight", "web", "server2", "3")
+        before = kernel(gateway)
+        for _ in range(5):
+            daemon.end(signal.SIGKILL)
+            assert kernel(gateway) == before
+            daemon = start(gateway, text)
+            assert kernel(gateway) == before
+            document = gateway.call("status", "--json").document
+            assert document["daemon"]["writes"] == 0
+            assert set(status(gateway).values()) == {"up"}
+        daemon.end()
+        assert kernel(gateway) == before
+    assert not tallies[0].failed
+    assert tallies[0].answered > 50
+
+
+def test_what_others_flush_is_back_within_seconds(gateway: Director) -> None:
+    with running(gateway, service("server1", "server2", bind="*:80")) as daemon:
+        before = kernel(gateway)
+        for command in (["ipvsadm", "-C"], ["nft", "flush", "ruleset"], ["sysctl", "-qw", "net.ipv4.vs.conntrack=0"]):
+            inside(gateway, *command)
+            began = time.monotonic()
+            until(lambda: kernel(gateway) == before and not gateway.requests(1, DIRECTOR_FRONT).failed)
+            print(f"{' '.join(command)}: traffic again after {time.monotonic() - began:.2f} s")
+            until(lambda: gateway.call("status", "--json").document["daemon"]["reconciled"])
+        assert daemon.log.count("event=drift-repaired") >= 3
+
+
+def test_a_drain_under_load_fails_no_request_and_ends(gateway: Director) -> None:
+    with running(gateway, service("server1", "server2")), load(gateway, lifetime=1.0) as tallies:
+        until(lambda: set(status(gateway).values()) == {"up"})
+        said = gateway.call("drain", "web", "server2", "--deadline", "30s", "--json").document
+        assert said["through"] == "daemon"
+        assert said["drained"]
+        assert SERVERS["server2"] not in kernel(gateway)
+        gateway.call("resume", "web", "server2")
+        assert SERVERS["server2"] in kernel(gateway)
+    assert not tallies[0].failed
+
+
+def test_reloads_under_load_some_of_them_invalid_fail_no_request(gateway: Director) -> None:
+    files = [
+        service("server1", "server2"),
+        "[service.web]\nbnd = 1\n",
+        service("server1", "server2", "server3"),
+        service("server1", "server2", more='scheduler = "wlc"\n'),
+    ]
+    with running(gateway, files[0], "--deadline", "5s"), load(gateway, lifetime=0.5) as tallies:
+        for number in range(12):
+            gateway.file(files[number % 4])
+            gateway.call("reload", code=1 if number % 4 == 1 else 0)
+    assert not tallies[0].failed
+
+
+def test_orders_without_a_daemon_go_to_the_kernel_and_say_so(gateway: Director) -> None:
+    gateway.apply(service("server1", "server2"))
+    said = gateway.call("weight", "web", "server1", "7", "--json").document
+    assert said["through"] == "kernel"
+    assert "-w 7" in kernel(gateway)
+    assert gateway.call("drain", "web", "server2", "--deadline", "5s", "--json").document["drained"]
+    assert SERVERS["server2"] not in kernel(gateway)
+    gateway.call("resume", "web", "server2")
+    assert SERVERS["server2"] in kernel(gateway)
+    close = gateway.call("drain", "web", "servr2", code=1)
+    assert "server2" in close.err
+
+
+def test_apply_hands_the_file_to_the_daemon(gateway: Director) -> None:
+    with running(gateway, service("server1")):
+        gateway.apply(service("server1", "server2"))
+        assert SERVERS["server2"] in kernel(gateway)
+        other = gateway.file(service("server3"), "other.toml")
+        assert "the daemon runs" in gateway.call("apply", other, code=1).err
+        gateway.call("apply", other, "--temporary")
+        assert SERVERS["server3"] in kernel(gateway)
+        gateway.call("reload")
+        until(lambda: SERVERS["server3"] not in kernel(gateway))
+    assert Path(gateway.directory / "state").exists()
