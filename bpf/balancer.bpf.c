@@ -94,20 +94,18 @@ static __always_inline int forward(void *ctx, __u32 id, __u64 outlined, __u64 ha
 
 		if (unlikely(ip->hop_limit <= 1))
 			return pass(hook, CAUSE_TTL);
-		ip->hop_limit--;
 		tos = bpf_ntohs(*(__be16 *)ip) >> 4;
 	} else {
 		struct iphdr *ip = start + network;
 
 		if (unlikely(ip->ttl <= 1))
 			return pass(hook, CAUSE_TTL);
-		ip->ttl--;
-		ip->check = changed(ip->check, (__u16)~bpf_htons(0x0100));
 		df = ip->frag_off & bpf_htons(IP_DF);
 		tos = ip->tos;
 	}
 	account(id, packet.length, outlined >> 31 & 1, 0);
 	if (!settings.tunnel || server->forwarding == FORWARD_DIRECT) {
+		decrement_ttl(start + network, ipv6);
 		write_addresses(start, &server->hop);
 		return send(ctx, &server->hop, &server->next, hook);
 	}

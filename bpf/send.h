@@ -3,6 +3,7 @@
 #ifndef KERNLB_SEND_H
 #define KERNLB_SEND_H
 
+#include "checksum.h"
 #include "parse.h"
 
 #define FAMILY_IPV4 2
@@ -12,6 +13,19 @@ static __always_inline void write_addresses(struct ethhdr *ethernet, const struc
 {
 	__builtin_memcpy(ethernet->h_dest, hop->destination, 6);
 	__builtin_memcpy(ethernet->h_source, hop->source, 6);
+}
+
+static __always_inline void decrement_ttl(void *header, const _Bool ipv6)
+{
+	if (ipv6) {
+		((struct ipv6hdr *)header)->hop_limit--;
+	} else {
+		struct iphdr *ip = header;
+
+		/* TTL is the high byte of its word. */
+		ip->check = changed(ip->check, (__u16)~bpf_htons(0x0100));
+		ip->ttl--;
+	}
 }
 
 static __always_inline long redirect_neighbour(__u32 interface, const struct address *next)

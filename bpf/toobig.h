@@ -18,17 +18,22 @@ static __always_inline void swap_addresses(struct ethhdr *ethernet)
 	__builtin_memcpy(ethernet->h_source, address, 6);
 }
 
-/* Cuts the packet to what is quoted and puts grown bytes before it. */
-static __always_inline long reshape(void *ctx, __u32 length, const __u32 grown, const enum hook hook)
+/* Room for the answer's headers first: where there is none the packet is still whole. */
+static __always_inline long make_room(void *ctx, const __u32 grown, const enum hook hook)
+{
+	return hook == HOOK_TC ? bpf_skb_adjust_room(ctx, grown, BPF_ADJ_ROOM_MAC, 0) : bpf_xdp_adjust_head(ctx, -(int)grown);
+}
+
+static __always_inline long cut(void *ctx, __u32 length, const enum hook hook)
 {
 	long had;
 
 	if (hook == HOOK_TC)
-		return bpf_skb_change_tail(ctx, length, 0) ?: bpf_skb_adjust_room(ctx, grown, BPF_ADJ_ROOM_MAC, 0);
+		return bpf_skb_change_tail(ctx, length, 0);
 	had = data_end(ctx, hook) - data(ctx, hook);
 	/* The compiler would subtract pointers in 32 bits, which the verifier forbids. */
 	asm volatile("" : "+r"(had));
-	return bpf_xdp_adjust_tail(ctx, (int)(length - had)) ?: bpf_xdp_adjust_head(ctx, -(int)grown);
+	return bpf_xdp_adjust_tail(ctx, (int)(length - had));
 }
 
 static __always_inline int write_too_big(void *ctx, __u32 network, __u32 mtu, const enum hook hook, const _Bool ipv6)
@@ -42,8 +47,12 @@ static __always_inline int write_too_big(void *ctx, __u32 network, __u32 mtu, co
 
 	if (network > sizeof(*ethernet) + VLAN_TAGS * sizeof(struct vlan))
 		return pass(hook, CAUSE_ROOM);
-	if (reshape(ctx, network + quoted, grown, hook))
+	if (make_room(ctx, grown, hook))
 		return pass(hook, CAUSE_ROOM);
+	if (cut(ctx, network + grown + quoted, hook)) {
+		count(CAUSE_ROOM);
+		return dropped(hook);
+	}
 	start = data(ctx, hook);
 	end = data_end(ctx, hook);
 	ethernet = start;

@@ -76,8 +76,8 @@ static __always_inline long grow_tc(struct __sk_buff *skb, const _Bool outer6, c
 }
 
 /*
- * One combination of outer header, GUE and inner family, its lengths constants. The inner header has been checked and
- * its TTL decremented by the caller.
+ * One combination of outer header, GUE and inner family, its lengths constants. The inner header has been checked, and
+ * changes only once there is room for the outer one.
  */
 static __always_inline int encapsulate(void *ctx, const struct packet *packet, const struct server *server, const enum hook hook,
 				       const _Bool outer6, const _Bool gue, const _Bool inner6, __u8 tos, __be16 df, __u32 hash)
@@ -107,7 +107,8 @@ static __always_inline int encapsulate(void *ctx, const struct packet *packet, c
 		return dropped(hook);
 	outer = start + network;
 	type = start + at;
-	if (start + sizeof(*ethernet) + grown > end || outer + grown > end || (void *)(type + 1) > end)
+	if (start + sizeof(*ethernet) + grown > end || (void *)(type + 1) > end ||
+	    outer + grown + (inner6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) > end)
 		return dropped(hook);
 	if (hook != HOOK_TC && unlikely(network != sizeof(*ethernet))) {
 		int i;
@@ -124,6 +125,7 @@ static __always_inline int encapsulate(void *ctx, const struct packet *packet, c
 			}
 		}
 	}
+	decrement_ttl(outer + grown, inner6);
 	write_addresses(ethernet, &server->hop);
 	*type = outer6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
 	if (gue)
