@@ -2,13 +2,14 @@
 # `make test TESTS="tests/test_plan.py -k diff"` hands its words to pytest.
 python := .venv/bin/python
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench deb clean
 
 help:
 	@echo 'make demo   a client, a director and two real servers: balanced, changed under load, cleared'
 	@echo 'make test   the whole suite; what needs IPVS runs in a guest kernel where this one has none'
 	@echo 'make check  ruff, mypy --strict and the law of the layers; needs no root'
 	@echo 'make bench  kernlb beside its peers, in one run'
+	@echo 'make deb    a Debian package in dist/'
 	@echo 'make clean  removes what the other targets made here (not the Debian packages)'
 
 demo:
@@ -29,6 +30,10 @@ check:
 bench:
 	@tests/setup.sh bench
 	@$(python) -m bench
+
+deb:
+	@tests/setup.sh deb
+	@debian/build dist
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -1,10 +1,11 @@
 #!/bin/bash
 # Brings what a make target needs, and says so: Debian packages and Python's, the guest kernel, links to kernel headers.
-# Usage: tests/setup.sh check|demo|test|bench. What is there is left alone; without root, what is missing is named.
+# Usage: tests/setup.sh check|demo|test|bench|deb. What is there is left alone; without root, what is missing is named.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 venv_packages=(python3 python3-venv)
+build_packages=(clang dpkg libbpf-dev libc6-dev llvm make)
 demo_packages=(curl ipvsadm iproute2 iputils-ping kmod nftables)
 guest_packages=(busybox-static kmod qemu-system-common qemu-system-x86)
 test_packages=(bird2 bpftool clang conntrack ethtool frr gcc haproxy iputils-ping keepalived libbpf-dev libc6-dev llvm
@@ -100,6 +101,10 @@ case ${1:-} in
 check)
 	install_python test
 	;;
+deb)
+	install_packages "${build_packages[@]}"
+	install_python test
+	;;
 demo)
 	install_packages "${demo_packages[@]}"
 	install_python
@@ -112,7 +117,7 @@ test | bench)
 	if [ "$(id -u)" = 0 ]; then prepare_guest; else say "not root, so left out: what needs root, IPVS included"; fi
 	;;
 *)
-	echo "usage: tests/setup.sh check|demo|test|bench" >&2
+	echo "usage: tests/setup.sh check|demo|test|bench|deb" >&2
 	exit 64
 	;;
 esac
