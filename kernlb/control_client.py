@@ -56,18 +56,20 @@ class ControlClient:
     def ask(self, method: str, path: str, **body: object) -> dict[str, Any]:
         """Raises NoDaemon where nobody listens, and the daemon's own errors."""
         with closing(self._open(method, path, body)) as connection:
-            said = self._document(connection.getresponse(), connection)
-        return said
+            return self._document(self._answer(connection))
 
     def watch(self) -> Iterator[dict[str, Any]]:
         """The status at every change, until the daemon ends or the caller has seen enough."""
         with closing(self._open("GET", "/status?watch=1", {})) as connection:
-            response = connection.getresponse()
+            response = self._answer(connection)
             if response.status != 200:
-                self._document(response, connection)
-            while line := response.readline():
-                if line.strip():
-                    yield json.loads(line)
+                self._document(response)
+            try:
+                while line := response.readline():
+                    if line.strip():
+                        yield json.loads(line)
+            except (OSError, HTTPException, ValueError) as error:
+                raise self._broken(error) from error
 
     def _open(self, method: str, path: str, body: dict[str, object]) -> HTTPConnection:
         connection = _UnixConnection(self._path, self._timeout)
@@ -85,13 +87,21 @@ class ControlClient:
             ) from error
         return connection
 
-    def _document(self, response: HTTPResponse, connection: HTTPConnection) -> dict[str, Any]:
+    def _answer(self, connection: HTTPConnection) -> HTTPResponse:
+        try:
+            return connection.getresponse()
+        except (OSError, HTTPException) as error:
+            raise self._broken(error) from error
+
+    def _broken(self, error: Exception) -> KernlbError:
+        what = str(error) or type(error).__name__
+        return KernlbError(f"the daemon gave no answer: {what}", where=str(self._path), hint="see the daemon's log")
+
+    def _document(self, response: HTTPResponse) -> dict[str, Any]:
         try:
             said = json.loads(response.read())
         except (OSError, HTTPException, ValueError) as error:
-            raise KernlbError(f"the daemon gave no answer: {error}", where=str(self._path)) from error
-        finally:
-            connection.close()
+            raise self._broken(error) from error
         if response.status != 200:
             raise _error(said.get("error", {}))
         found: dict[str, Any] = said

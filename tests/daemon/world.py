@@ -102,7 +102,9 @@ class World:
         if text is not None:
             self.write(text)
         machine = Machine(
-            open=lambda config, owned: Watch(self._kernel()), read=lambda: self._read(), understand=_understand,
+            open=lambda config, owned: Watch(self._kernel()),
+            read=lambda: self._read(),
+            understand=_understand,
             remember=lambda source: None,
         )
         signs = machine.open(None, None)  # type: ignore[arg-type]

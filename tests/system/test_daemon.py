@@ -18,6 +18,7 @@ from tests.system.director import Director, answer_nobody, director, until
 
 pytestmark = [pytest.mark.ipvs, pytest.mark.root, pytest.mark.timeout(300)]
 
+KILLS = 3
 CHECK = 'check = { type = "tcp", interval = "2s", timeout = "1s", rise = 1, fall = 3 }\n'
 
 
@@ -120,12 +121,12 @@ def test_a_killed_server_is_out_long_before_fall_times_interval_and_comes_back(g
 
 def test_killing_the_daemon_again_and_again_fails_no_request_and_it_adopts_what_it_finds(gateway: Director) -> None:
     text = service("server1", "server2")
+    daemon = start(gateway, text)
     with load(gateway) as tallies:
-        daemon = start(gateway, text)
         until(lambda: set(status(gateway).values()) == {"up"})
         gateway.call("weight", "web", "server2", "3")
         before = kernel(gateway)
-        for _ in range(5):
+        for _ in range(KILLS):
             daemon.end(signal.SIGKILL)
             assert kernel(gateway) == before
             daemon = start(gateway, text)
