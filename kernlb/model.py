@@ -96,6 +96,10 @@ class Endpoint:
     address: IPAddress | Family
     port: int
 
+    def __hash__(self) -> int:
+        # Tables of ten thousand keys are hashed again and again; an address as such hashes a text of itself.
+        return hash((self.port, 0 if isinstance(self.address, Family) else int(self.address)))
+
     @property
     def family(self) -> Family:
         return self.address if isinstance(self.address, Family) else family_of(self.address)
@@ -120,6 +124,9 @@ class ServerKey:
     service: ServiceKey
     address: IPAddress
     port: int
+
+    def __hash__(self) -> int:
+        return hash((self.service, int(self.address), self.port))
 
 
 @dataclass(frozen=True, slots=True)

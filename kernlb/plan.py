@@ -100,6 +100,8 @@ def play(operations: Iterable[Operation], observed: Table) -> Table:
             del table[key]
             if isinstance(key, Endpoint | Fwmark):
                 dropped.add(key)
+    if not dropped:
+        return table
     return {key: value for key, value in table.items() if not (isinstance(key, ServerKey) and key.service in dropped)}
 
 

@@ -81,8 +81,8 @@ class Reconciler:
         self._listening = listening
         self.state: State = store.load()
 
-    def plan(self, wanted: Wanted) -> Plan:
-        """What turns the kernel into what is wanted. Writes nothing.
+    def plan(self, wanted: Wanted, *, count: bool = True) -> Plan:
+        """What turns the kernel into what is wanted. Writes nothing. `count`: the live connections that it breaks too.
 
         Raises Conflict where somebody else's service or listener is in the way, and Unsupported where this
         machine lacks what is wanted.
@@ -105,7 +105,7 @@ class Reconciler:
         if not self.consent.take_port:
             self._refuse_taken_ports(operations)
         names = {**self.state.names, **desired.names}
-        breaks = self._breaks(operations, observed)
+        breaks = self._breaks(operations, observed) if count else {}
         return Plan(operations, desired, observed, ours, owned, breaks, warnings, names)
 
     def step(self, wanted: Wanted, *, deadline: float, now: float) -> Step:
@@ -114,7 +114,7 @@ class Reconciler:
         `now` is seconds since the epoch. Raises what `plan` and the engines raise; the intent is on disk before
         the kernel is touched.
         """
-        plan = self.plan(wanted)
+        plan = self.plan(wanted, count=False)
         going = [key for key in leaving(plan.operations, plan.observed) if key not in plan.desired.absent]
         counters = self.kernel.counters() if going else {}
         since = {key: self.state.leaving.get(key, now) for key in going}

@@ -21,12 +21,17 @@ class Notifier:
         self.watchdog = _watchdog(environment)
         """Seconds between feedings that keep the watchdog quiet; None where there is none."""
         self._fed = 0.0
+        self._ready = False
         self._status = ""
 
     def ready(self) -> None:
-        self._send("READY=1")
+        """Said once, and once after each `reloading`."""
+        if not self._ready:
+            self._ready = True
+            self._send("READY=1")
 
     def reloading(self) -> None:
+        self._ready = False
         # systemd compares it with its own clock to tell this reload from the one before (Type=notify-reload).
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 

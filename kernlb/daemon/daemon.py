@@ -14,6 +14,7 @@ from kernlb.assessment import Assessment
 from kernlb.checker import Change, Checker
 from kernlb.config.values import Config
 from kernlb.daemon import telling
+from kernlb.daemon.drift import Drift
 from kernlb.daemon.options import Machine, Options, Signs
 from kernlb.daemon.watched import watched
 from kernlb.daemon.writer import Work, Writer
@@ -31,7 +32,6 @@ from kernlb.source import Source
 from kernlb.systemd import Notifier
 from kernlb.totals import Totals
 
-DRIFT = 1.0  # seconds between looks for somebody else's changes
 LEAVING = 0.5  # seconds between looks at servers that leave
 DRAINING = 1.0
 FULL = 60.0  # seconds between readings of everything
@@ -89,6 +89,7 @@ class Daemon:
         self._passive: Passive | None = None
         self.checker: Checker[ServerName]
         self._writer = Writer(reconciler, signs, deadline=options.deadline)
+        self._drift = Drift(self._writer, wake=self._wake.set, complain=self._complain)
 
     # --- life
 
@@ -103,7 +104,7 @@ class Daemon:
         self.overrides = operator.of_configuration(state.overrides, self.source.config)
         self.assessment.order(self.overrides, now=now)
         self._take_states(now)
-        self._listen()
+        self._drift.listen()
         if self.options.passive:
             self._passive = Passive(self._suspected)
             if self._passive.off:
@@ -122,7 +123,7 @@ class Daemon:
         """Until `stop`. Traffic flows on afterwards, unless `clear_on_exit`."""
         tasks = [
             asyncio.create_task(work(), name=name)
-            for name, work in (("reconcile", self._keep_reconciled), ("drift", self._keep_watch))
+            for name, work in (("reconcile", self._keep_reconciled), ("drift", self._drift.keep_watch))
         ]
         stopping = asyncio.create_task(self._stop.wait(), name="stop")
         try:
@@ -143,7 +144,7 @@ class Daemon:
         self.checker.close()
         if self._passive is not None:
             self._passive.close()
-        self._deaf()
+        self._drift.deaf()
         async with self._stepping:
             try:
                 if self.options.clear_on_exit and self._stop.is_set():
@@ -319,33 +320,6 @@ class Daemon:
         self._told.set()
         self._told = asyncio.Event()
 
-    # --- drift
-
-    async def _keep_watch(self) -> None:
-        while True:
-            await asyncio.sleep(DRIFT)
-            try:
-                if await self._writer.changed():
-                    self._wake.set()
-            except KernlbError as error:
-                self._complain("watch", error)
-            except Exception as error:
-                self._complain("watch", KernlbError(repr(error)))
-
-    def _listen(self) -> None:
-        loop = asyncio.get_running_loop()
-        for sock in self._writer.signs.sockets():
-            loop.add_reader(sock.fileno(), self._heed, sock)
-
-    def _deaf(self) -> None:
-        loop = asyncio.get_running_loop()
-        for sock in self._writer.signs.sockets():
-            loop.remove_reader(sock.fileno())
-
-    def _heed(self, sock: Any) -> None:
-        self._writer.signs.heed(sock)
-        self._wake.set()
-
     # --- what others ask of it
 
     def now(self) -> float:
@@ -384,22 +358,22 @@ class Daemon:
             reopened = _engines(source.config) != _engines(before.config)
             try:
                 if reopened:
-                    self._deaf()
+                    self._drift.deaf()
                     self._writer.replace(
                         await self._writer.do(
                             lambda: self._machine.open(source.config, self._reconciler.state.ownership)
                         )
                     )
-                    self._listen()
+                    self._drift.listen()
                 await self._writer.plan(self._trial(source.config))
                 self._configure(source, standing)
                 work = await self._step()
             except BaseException:
                 if reopened and self._writer.signs is not signs:
-                    self._deaf()
+                    self._drift.deaf()
                     self._writer.signs.close()
                     self._writer.replace(signs)
-                    self._listen()
+                    self._drift.listen()
                 if self.source is not before:
                     self._configure(before, standing)
                 self._want()

@@ -56,7 +56,7 @@ class Writer:
         return await self.do(work)
 
     async def plan(self, wanted: Wanted) -> Plan:
-        return await self.do(lambda: self.reconciler.plan(wanted))
+        return await self.do(lambda: self.reconciler.plan(wanted, count=False))
 
     async def counters(self) -> Mapping[Key, Counters]:
         return await self.do(self.reconciler.kernel.counters)
