@@ -13,6 +13,7 @@ from kernlb.model import (
     IPAddress,
     Key,
     LimitKey,
+    Mark,
     MarkKey,
     Persistence,
     RealServer,
@@ -105,6 +106,8 @@ def _details(value: Value) -> Iterator[str]:
                 yield f"thresholds {value.lower_threshold}..{value.upper_threshold}"
             if value.tunnel:
                 yield _text(value.tunnel)
+        case Mark(mark=mark):
+            yield f"{mark:#x}"
         case SourceNat(sources=()):
             yield "from the route's own address"
         case _:

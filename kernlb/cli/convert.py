@@ -17,7 +17,7 @@ from kernlb.formats.detect import Format
 def command(session: Session, file: str, format: str | None, target: str, accept_loss: bool) -> int:
     """Turn a configuration into another program's, or into kernlb's own, on stdout.
 
-    What the other program cannot say stands in the result as comments.
+    What the other program cannot say stands in the result as comments; for ipvsadm, which takes none, on stderr.
 
     Exit status: 0, 1 error.
     """
@@ -47,4 +47,6 @@ def _written(config: Config, target: Format) -> str:
         case Format.IPVSADM:
             from kernlb.formats import ipvsadm
 
+            for unsaid in ipvsadm.unsaid(config):
+                output.note(f"not said: {unsaid}")
             return ipvsadm.write(config)

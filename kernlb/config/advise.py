@@ -28,6 +28,10 @@ def _about(service: Service) -> Iterator[Finding]:
         for family in sorted(families(service) - reached):
             wrong = f"no {_SAID[family]} server: clients of its {_SAID[family]} binds are refused"
             yield Finding((*path, "bind"), wrong, f"add {_SAID[family]} servers, or leave the bind out")
+    if service.one_packet and any(s.forwarding in (Forwarding.NAT, Forwarding.FULLNAT) for s in service.servers):
+        # A connection of one packet is gone before its answer comes back to be translated.
+        wrong = "answers keep the real server's address, because IPVS remembers nothing of a single packet"
+        yield Finding((*path, "one_packet"), wrong, 'use forwarding = "direct", or leave one_packet out')
     if isinstance(service.scheduler, Policy) and any(
         server.check and isinstance(server.check.probe, TcpProbe | PingProbe) for server in service.servers
     ):

@@ -9,19 +9,21 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from kernlb.cli import main
+from kernlb.cli import VERBS, main
 from kernlb.demo.http import Tally, fetch, serve
 from kernlb.demo.namespaces import DIRECTOR_BACK, SERVERS, Answer, Lab, lab
 
 SERVERS6 = {name: address.replace("10.0.0.", "fd00:2::") for name, address in SERVERS.items()}
-PATIENCE = 60.0
+PATIENCE = 200.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class Director:
 @contextmanager
 def director(directory: Path) -> Iterator[Director]:
     """The network, and the three real servers answering on port 80 of both families."""
+    _load_everything()
     with lab() as built:
         _second_family(built)
         _ways_back(built)
@@ -85,6 +88,14 @@ def until(true: Callable[[], bool], *, patience: float = 20.0) -> None:
     while not true():
         assert time.monotonic() < deadline, f"not so within {patience:g} s"
         time.sleep(0.02)
+
+
+def _load_everything() -> None:
+    """Children of a fork find loaded what a fresh interpreter would load for each of them."""
+    for module in (*(f"kernlb.cli.{verb}" for verb in VERBS), "kernlb.config.border", "kernlb.engines.vips"):
+        import_module(module)
+    for module in ("haproxy", "ipvsadm"):
+        import_module(f"kernlb.formats.{module}")
 
 
 def _second_family(built: Lab) -> None:
@@ -143,6 +154,9 @@ def _kernlb(result: Connection, directory: Path, arguments: list[str]) -> None:
         main()
     except SystemExit as exit:
         code = exit.code
+    except BaseException:
+        traceback.print_exc()
+        code = 70
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -118,7 +118,7 @@ def test_ipv6_is_balanced_like_ipv4(gateway: Director) -> None:
 def test_udp_is_balanced(gateway: Director) -> None:
     for name, address in (("server1", "10.0.0.1"), ("server2", "10.0.0.2")):
         gateway.lab.start(name, _echo, name, address)
-    text = service("fullnat", bind="*:53", more='protocol = "udp"\none_packet = true\nscheduler = "rr"', port=53)
+    text = service("fullnat", bind="*:53", more='protocol = "udp"\nscheduler = "rr"', port=53)
     gateway.apply(text)
     until(lambda: len(gateway.lab.ask("client", _ask, 8).value(timeout=30)) == 2)
 
@@ -214,7 +214,7 @@ def test_killed_in_the_middle_the_next_apply_converges_and_nothing_foreign_is_to
     )
     file = gateway.file(text)
     running = gateway.begin("apply", file)
-    until(lambda: inside(gateway, "cat", "/proc/net/ip_vs").count("TCP") > 50, patience=60)
+    until(lambda: inside(gateway, "cat", "/proc/net/ip_vs").count("TCP") > 50, patience=200)
     os.kill(running.pid, signal.SIGKILL)
     gateway.call("apply", file, "--deadline", "0")
     gateway.call("plan", file)
