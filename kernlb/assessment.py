@@ -74,6 +74,14 @@ class Assessment:
             if name[0] in self._times:
                 self._times[name[0]].forget(name[1])
 
+    def adopt(self, states: Mapping[ServerName, State], *, now: float) -> None:
+        """All states that there are now; whoever is checked no more has none."""
+        for name in self.states.keys() - states.keys():
+            del self.states[name]
+        for name, state in states.items():
+            if self.states.get(name) != state:
+                self.judge(name, state, now=now)
+
     def sample(self, name: ServerName, seconds: float, *, now: float) -> None:
         """A check's response time; counts where the service heeds them."""
         times = self._times.get(name[0])

@@ -16,28 +16,25 @@ from kernlb.config.values import Config
 from kernlb.daemon import telling
 from kernlb.daemon.drift import Drift
 from kernlb.daemon.options import Machine, Options, Signs
+from kernlb.daemon.view import View
 from kernlb.daemon.watched import watched
 from kernlb.daemon.writer import Work, Writer
-from kernlb.desired import Name
 from kernlb.errors import KernelError, KernlbError
 from kernlb.health import State
 from kernlb.journal import Journal, Level
 from kernlb.machine import wanted, wanted_of
-from kernlb.model import Counters, Key, ServerKey, Table
 from kernlb.passive import Passive
 from kernlb.pool import ServerName
 from kernlb.ratings import rating
 from kernlb.reconciler import Reconciler, Wanted
 from kernlb.source import Source
 from kernlb.systemd import Notifier
-from kernlb.totals import Totals
 
 LEAVING = 0.5  # seconds between looks at servers that leave
 DRAINING = 1.0
 FULL = 60.0  # seconds between readings of everything
 BACK_OFF = 30.0  # seconds at most between attempts to write what the kernel refused
 STUCK = 180.0  # seconds of one piece of the writer's work after which the watchdog gets no more food
-COUNTED = 0.9  # seconds for which counters are good enough
 
 
 class Daemon:
@@ -58,9 +55,7 @@ class Daemon:
         self.source = source
         self.options = options
         self.assessment: Assessment
-        self.totals = Totals()
-        self.table: Table = {}
-        self.names: Mapping[Key, Name] = {}
+        self.view = View()
         self.error: KernlbError | None = None
         self.drift = 0
         self.writes = 0
@@ -69,23 +64,20 @@ class Daemon:
         self._notifier = notifier
         self._clock = clock
         self._reconciler = reconciler
-        self._started = clock()
+        self.started = clock()
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
         self._told = asyncio.Event()
         self._stepping = asyncio.Lock()
-        self._counting = asyncio.Lock()
         self._waiters: list[asyncio.Future[None]] = []
         self._urgent = True  # something is wanted that was not before
         self._failures = 0
         self._retry = 0.0  # monotonic, as the next two
         self._full = 0.0
         self._due = 0.0
-        self._counted = float("-inf")
         self._note = False
         self._finishing = False  # the last step left servers behind: what the next does is no drift
         self.overrides: operator.Overrides = {}
-        self._keys: dict[ServerName, list[ServerKey]] = {}
         self._passive: Passive | None = None
         self.checker: Checker[ServerName]
         self._writer = Writer(reconciler, signs, deadline=options.deadline)
@@ -103,7 +95,7 @@ class Daemon:
         self.assessment = Assessment(self.source.config, now=now, record=state.health)
         self.overrides = operator.of_configuration(state.overrides, self.source.config)
         self.assessment.order(self.overrides, now=now)
-        self._take_states(now)
+        self.assessment.adopt(self.checker.states(), now=now)
         self._drift.listen()
         if self.options.passive:
             self._passive = Passive(self._suspected)
@@ -266,17 +258,17 @@ class Daemon:
         )
         self._worked(work, urgent=urgent)
         if draining and work.counters is not None:
-            self.order(operator.ended(self.overrides, lambda n: self._live(n, work.counters or {}), now=self._clock()))
+            counters, config = work.counters, assessment.config
+            ended = operator.ended(
+                self.overrides, lambda name: self.view.live(name, config, counters), now=self._clock()
+            )
+            self.order(ended)
         self._schedule(work, bool(operator.under_way(self.overrides)))
         return work
 
     def _worked(self, work: Work, *, urgent: bool) -> None:
         step = work.step
-        self.table, self.names = step.after, step.plan.desired.names
-        self._keys = {}
-        for key, name in self.names.items():
-            if isinstance(key, ServerKey) and name.server is not None:
-                self._keys.setdefault((name.service, name.server), []).append(key)
+        self.view.take(step)
         self.writes += len(step.done)
         if self._failures:
             self._journal.say("recovered", level=Level.NOTICE, attempts=self._failures)
@@ -288,7 +280,7 @@ class Daemon:
             telling.operations(self._journal, "write", step.done, step.plan.names)
         self._finishing = bool(step.waiting)
         if work.counters is not None:
-            self._count(work.counters)
+            self.view.count(work.counters)
         self._aim()
         self._notifier.ready()
         self._notifier.status(telling.line(self.assessment))
@@ -325,29 +317,12 @@ class Daemon:
     def now(self) -> float:
         return self._clock()
 
-    def about(self) -> dict[str, Any]:
-        return {
-            "pid": os.getpid(),
-            "since": round(self._started, 3),
-            "reconciled": self.error is None,
-            "writes": self.writes,
-            "drift_repaired": self.drift,
-        }
-
     async def changed(self) -> None:
         """Returns when something has happened."""
         await self._told.wait()
 
     async def recount(self) -> None:
-        """Counters no older than COUNTED, if the writer has a moment; else the last ones stand."""
-        if time.monotonic() - self._counted < COUNTED or self._counting.locked():
-            return
-        async with self._counting:
-            try:
-                async with asyncio.timeout(COUNTED):
-                    self._count(await self._writer.counters())
-            except (TimeoutError, KernlbError):
-                pass
+        await self.view.recount(self._writer.counters)
 
     async def swap(self, source: Source) -> Work:
         """Another configuration, once it has been planned without objection. Raises what speaks against it; then all
@@ -403,36 +378,17 @@ class Daemon:
         self.checker.replace(watched(source.config), last=standing)
         self.assessment.reconfigure(source.config, now=now)
         self.order(operator.of_configuration(self.overrides, source.config))
-        self._take_states(now)
+        self.assessment.adopt(self.checker.states(), now=now)
         self._note = True
-
-    def _take_states(self, now: float) -> None:
-        """What the checker knows of each server; those it no longer checks have no state."""
-        states = self.checker.states()
-        for name in self.assessment.states.keys() - states.keys():
-            del self.assessment.states[name]
-        for name, state in states.items():
-            if self.assessment.states.get(name) != state:
-                self.assessment.judge(name, state, now=now)
 
     def _record(self) -> dict[str, Any]:
         return record.written(self.checker.standing(), self.assessment.record())
-
-    def _count(self, counters: Mapping[Key, Counters]) -> None:
-        self._counted = time.monotonic()
-        self.totals.observe(counters)
-        self.totals.keep(set(self.names))
-
-    def _live(self, name: ServerName, counters: Mapping[Key, Counters]) -> int | None:
-        service = next(each for each in self.assessment.config.services if each.name == name[0])
-        there = [counters[key] for key in self._keys.get(name, ()) if key in self.table and key in counters]
-        return operator.live_connections(service.protocol, there)
 
     def _aim(self) -> None:
         """Tells the passive watch whose packets to look for."""
         if self._passive is not None:
             checked = self.checker.states()
-            self._passive.aim({n: keys for n, keys in self._keys.items() if n in checked})
+            self._passive.aim({n: keys for n, keys in self.view.keys.items() if n in checked})
 
     def _complain(self, event: str, error: KernlbError, **facts: object) -> None:
         self._journal.say(event, level=Level.ERROR, kind=error.kind, message=error.message, where=error.where, **facts)

@@ -1,6 +1,7 @@
 """What the control socket may ask of the daemon, and what it answers."""
 
 import asyncio
+import os
 from os.path import realpath
 from typing import Any
 
@@ -44,7 +45,11 @@ class Orders:
         await daemon.recount()
         return {
             "daemon": {
-                **daemon.about(),
+                "pid": os.getpid(),
+                "since": round(daemon.started, 3),
+                "reconciled": daemon.error is None,
+                "writes": daemon.writes,
+                "drift_repaired": daemon.drift,
                 "file": self._file,
                 "temporary": self._temporary,
                 "checks": telling.checks(daemon.checker.statistics()),
@@ -52,9 +57,9 @@ class Orders:
             },
             "services": service_documents(
                 daemon.assessment,
-                table=daemon.table,
-                names=daemon.names,
-                counters=daemon.totals.of,
+                table=daemon.view.table,
+                names=daemon.view.names,
+                counters=daemon.view.totals.of,
                 response_time=daemon.checker.response_time,
             ),
         }

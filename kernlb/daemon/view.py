@@ -1,0 +1,58 @@
+"""What the daemon knows of the kernel since its last step: the Table, the names in it, and what was counted."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+from kernlb import operator
+from kernlb.config.values import Config
+from kernlb.desired import Name
+from kernlb.errors import KernlbError
+from kernlb.model import Counters, Key, ServerKey, Table
+from kernlb.pool import ServerName
+from kernlb.reconciler import Step
+from kernlb.totals import Totals
+
+FRESH = 0.9
+"""Seconds for which counters are good enough."""
+
+
+class View:
+    """`names` are those of what is configured now; what only lingers in the kernel has none."""
+
+    def __init__(self) -> None:
+        self.table: Table = {}
+        self.names: Mapping[Key, Name] = {}
+        self.keys: dict[ServerName, list[ServerKey]] = {}
+        self.totals = Totals()
+        self._counted = float("-inf")
+        self._counting = asyncio.Lock()
+
+    def take(self, step: Step) -> None:
+        self.table, self.names = step.after, step.plan.desired.names
+        self.keys = {}
+        for key, name in self.names.items():
+            if isinstance(key, ServerKey) and name.server is not None:
+                self.keys.setdefault((name.service, name.server), []).append(key)
+
+    def count(self, counters: Mapping[Key, Counters]) -> None:
+        self._counted = time.monotonic()
+        self.totals.observe(counters)
+        self.totals.keep(set(self.names))
+
+    async def recount(self, read: Callable[[], Awaitable[Mapping[Key, Counters]]]) -> None:
+        """Counters no older than FRESH, if the reader has a moment; else the last ones stand."""
+        if time.monotonic() - self._counted < FRESH or self._counting.locked():
+            return
+        async with self._counting:
+            try:
+                async with asyncio.timeout(FRESH):
+                    self.count(await read())
+            except (TimeoutError, KernlbError):
+                pass
+
+    def live(self, name: ServerName, config: Config, counters: Mapping[Key, Counters]) -> int | None:
+        """The connections that a drain of this server waits for."""
+        service = next(each for each in config.services if each.name == name[0])
+        there = [counters[key] for key in self.keys.get(name, ()) if key in self.table and key in counters]
+        return operator.live_connections(service.protocol, there)
