@@ -40,8 +40,6 @@ struct service {
 	__u32 slots;
 	__u16 flags;
 	__u16 idle; /* ticks; a flow silent for longer may be forgotten. At most TICK_MASK / 2 */
-	__u16 first_source; /* index into sources */
-	__u16 source_count;
 };
 
 /*
@@ -101,7 +99,9 @@ struct server {
 	__u8 forwarding;
 	__u8 flags;
 	__be16 tunnel_port;
-	__u16 zero[3];
+	__u16 first_source; /* full NAT: index into sources */
+	__u16 source_count;
+	__u16 zero;
 	struct address address;
 	struct address source; /* outer source of a tunnel */
 	struct address next; /* next hop for HOP_NEIGHBOUR */

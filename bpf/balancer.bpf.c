@@ -181,8 +181,8 @@ static __always_inline _Bool continues(struct packet *packet, struct flow *flow)
 	return 1;
 }
 
-static __always_inline struct flow *begin(void *ctx, const struct packet *packet, const struct service *service,
-					  const struct choice *choice, __u64 hash, const enum hook hook, __u32 *cause)
+static __always_inline struct flow *begin(void *ctx, const struct packet *packet, const struct choice *choice, __u64 hash,
+					  const enum hook hook, __u32 *cause)
 {
 	struct ethhdr *ethernet = data(ctx, hook);
 	struct opening *opening;
@@ -195,8 +195,8 @@ static __always_inline struct flow *begin(void *ctx, const struct packet *packet
 	opening->hash = hash;
 	opening->server = choice->id;
 	opening->now = ticks();
-	opening->first_source = service->first_source;
-	opening->source_count = service->source_count;
+	opening->first_source = choice->server->first_source;
+	opening->source_count = choice->server->source_count;
 	opening->datagram = packet->tuple.protocol == IPPROTO_UDP;
 	__builtin_memcpy(opening->back.destination, ethernet->h_source, 6);
 	__builtin_memcpy(opening->back.source, ethernet->h_dest, 6);
@@ -295,7 +295,7 @@ static __always_inline int balance(void *ctx, struct cursor *cursor, __u32 netwo
 		return refuse(choice.id, hook, CAUSE_FAMILY);
 	if (choice.server->hop.method == HOP_UNRESOLVED)
 		return refuse(choice.id, hook, CAUSE_NO_HOP);
-	flow = begin(ctx, &packet, service, &choice, hash, hook, &cause);
+	flow = begin(ctx, &packet, &choice, hash, hook, &cause);
 	if (!flow)
 		return refuse(choice.id, hook, cause);
 	account(choice.id, packet.length, 1, 0);

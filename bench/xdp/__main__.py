@@ -57,7 +57,7 @@ def packet(destination: abi.Address, protocol: int, flags: int = 0) -> bytes:
 def balancer(*, current: Callable[[int], int], previous: Callable[[int], int]) -> Dataplane:
     """A hundred servers behind IPIP, full NAT on an address of its own."""
     settings = abi.Settings(secret=0x5EED, memory_buckets=1 << 17, flow_buckets=1 << 16)
-    plane = Dataplane(BALANCER, settings=settings, sizes=Sizes(services=8), programs=(XDP,))
+    plane = Dataplane.load(BALANCER, settings=settings, sizes=Sizes(services=8), programs=(XDP,))
     nat = abi.Filter.SERVICE | abi.Filter.NAT
     plane.set_filter({VIP4: abi.Filter.SERVICE, VIP6: abi.Filter.SERVICE, NAT4: nat, SOURCE4: abi.Filter.NAT})
     hop = abi.Hop(destination=bytes(6), source=bytes(6), method=abi.HopMethod.ADDRESSES)
@@ -68,7 +68,10 @@ def balancer(*, current: Callable[[int], int], previous: Callable[[int], int]) -
             (IPv4Address(f"10.0.2.{id_}"), SOURCE4, abi.Forward.FULLNAT, 2 * SERVERS),
         )
         for address, source, forward, base in inside:
-            plane.set_server(base + id_, abi.Server(address=address, source=source, forward=forward, hop=hop, port=80))
+            plane.set_server(
+                base + id_,
+                abi.Server(address=address, source=source, forward=forward, hop=hop, port=80, source_count=1),
+            )
     plane.set_source(0, abi.Source(address=SOURCE4, first_port=1024, port_count=31744))
     random = np.random.default_rng(1)
     spread = random.permutation(np.arange(SLOTS) % SERVERS)
@@ -81,7 +84,7 @@ def balancer(*, current: Callable[[int], int], previous: Callable[[int], int]) -
         for protocol in (TCP, UDP):
             plane.set_service(
                 abi.ServiceKey(address=address, port=80, protocol=protocol),
-                abi.Service(id=service, slots=SLOTS, idle=900, source_count=1),
+                abi.Service(id=service, slots=SLOTS, idle=900),
             )
     return plane
 

@@ -145,18 +145,16 @@ class Service:
     slots: int
     idle: int
     flags: ServiceFlag = NO_SERVICE_FLAG
-    first_source: int = 0
-    source_count: int = 0
 
-    LAYOUT = struct.Struct("=IIHHHH")
+    LAYOUT = struct.Struct("=IIHH")
 
     def pack(self) -> bytes:
-        return self.LAYOUT.pack(self.id, self.slots, self.flags, self.idle, self.first_source, self.source_count)
+        return self.LAYOUT.pack(self.id, self.slots, self.flags, self.idle)
 
     @classmethod
     def unpack(cls, packed: bytes) -> "Service":
-        id_, slots, flags, idle, first, count = cls.LAYOUT.unpack(packed)
-        return cls(id=id_, slots=slots, flags=ServiceFlag(flags), idle=idle, first_source=first, source_count=count)
+        id_, slots, flags, idle = cls.LAYOUT.unpack(packed)
+        return cls(id=id_, slots=slots, flags=ServiceFlag(flags), idle=idle)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +180,8 @@ class Hop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """Port 0 keeps the client's. `source`: outer source of a tunnel. `next`: for HopMethod.NEIGHBOUR."""
+    """Port 0 keeps the client's. `source`: outer source of a tunnel. `next`: for HopMethod.NEIGHBOUR. Connections of
+    full NAT come from `source_count` sources from `first_source` on."""
 
     address: Address
     forward: Forward
@@ -192,8 +191,10 @@ class Server:
     tunnel_port: int = 0
     source: Address = NO_ADDRESS
     next: Address = NO_ADDRESS
+    first_source: int = 0
+    source_count: int = 0
 
-    LAYOUT = struct.Struct("=20s2sBB2s6x16s16s16s48x")
+    LAYOUT = struct.Struct("=20s2sBB2sHH2x16s16s16s48x")
 
     def pack(self) -> bytes:
         family = ServerFlag.IPV6 if self.address.version == 6 else ServerFlag(0)
@@ -203,6 +204,8 @@ class Server:
             self.forward,
             (self.flags & ~ServerFlag.IPV6) | family,
             self.tunnel_port.to_bytes(2, "big"),
+            self.first_source,
+            self.source_count,
             pack_address(self.address),
             pack_address(self.source),
             pack_address(self.next),
@@ -210,7 +213,7 @@ class Server:
 
     @classmethod
     def unpack(cls, packed: bytes) -> "Server":
-        hop, port, forward, flags, tunnel_port, address, source, next_ = cls.LAYOUT.unpack(packed)
+        hop, port, forward, flags, tunnel_port, first, count, address, source, next_ = cls.LAYOUT.unpack(packed)
         return cls(
             address=unpack_address(address),
             forward=Forward(forward),
@@ -220,6 +223,8 @@ class Server:
             tunnel_port=int.from_bytes(tunnel_port, "big"),
             source=unpack_address(source),
             next=unpack_address(next_),
+            first_source=first,
+            source_count=count,
         )
 
 

@@ -13,7 +13,9 @@ from kernlb.engines import abi
 from kernlb.engines.libbpf import INNER_MAP, MMAPABLE, Map, Object, Program
 
 XDP, TC, EXPLAIN = "balancer_xdp", "balancer_tc", "balancer_explain"
+PROGRAMS = (XDP, TC, EXPLAIN)
 SHARED = ("filter", "services", "tables", "servers", "sources", "links", "fragments", "traffic", "causes")
+MAPS = (*SHARED, "memories", "flows", "locks", "explanations")
 
 Slots = NDArray[np.uint16]
 
@@ -33,18 +35,15 @@ class Sizes:
 class Table:
     """The slots of one service in the kernel, written through memory: a slot changes in one store."""
 
-    def __init__(self, slots: int, *, name: str = "slots") -> None:
+    def __init__(self, slots: int, *, existing: Map | None = None) -> None:
         self.slots = slots
         self._groups = abi.table_elements(slots) // 2
-        self.map = Map.create_array(
-            name,
+        self.map = existing or Map.create_array(
+            "slots",
             value_size=4 * abi.SLOTS_PER_GROUP,
             max_entries=abi.table_elements(slots),
             flags=MMAPABLE | INNER_MAP,
         )
-        self._adopt()
-
-    def _adopt(self) -> None:
         size = self.map.max_entries * 4 * abi.SLOTS_PER_GROUP
         pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
         self._memory = mmap.mmap(self.map.fd, pages)
@@ -74,12 +73,27 @@ class Table:
 
 
 class Dataplane:
-    """One loaded object. Closing it leaves in the kernel only what is pinned or attached."""
+    """One program and its maps, loaded or found pinned. Closing it leaves in the kernel only what is pinned or attached."""
 
-    def __init__(self, path: Path, *, settings: abi.Settings, sizes: Sizes, programs: tuple[str, ...] = ()) -> None:
-        self.settings = settings
-        self._object = Object(path)
-        self._object.set_constants(settings.pack())
+    def __init__(self, maps: dict[str, Map], programs: dict[str, Program], object_: Object | None = None) -> None:
+        self.maps = maps
+        self.tables: dict[int, Table] = {}
+        self._programs = programs
+        self._object = object_
+
+    @classmethod
+    def load(
+        cls,
+        path: Path,
+        *,
+        settings: abi.Settings,
+        sizes: Sizes,
+        programs: tuple[str, ...] = PROGRAMS,
+        reuse: Mapping[str, Map] | None = None,
+    ) -> "Dataplane":
+        """`reuse`: maps of a program before this one, which live on in it with all that is in them."""
+        object_ = Object(path)
+        object_.set_constants(settings.pack())
         entries = {
             "services": sizes.keys,
             "tables": sizes.services,
@@ -89,23 +103,43 @@ class Dataplane:
             "memories": settings.memory_buckets,
             "flows": settings.flow_buckets,
         }
-        for name, count in entries.items():
-            self._object.set_max_entries(name, count)
         try:
-            self._object.load(*programs)
+            for name, count in entries.items():
+                if name not in (reuse or {}):
+                    object_.set_max_entries(name, count)
+            for name, existing in (reuse or {}).items():
+                object_.reuse(name, existing)
+            object_.load(*programs)
+            return cls({n: object_.map(n) for n in MAPS}, {n: object_.program(n) for n in programs}, object_)
         except BaseException:
-            self._object.close()
+            object_.close()
             raise
-        self.maps: dict[str, Map] = {name: self._object.map(name) for name in SHARED}
-        self.maps |= {name: self._object.map(name) for name in ("memories", "flows", "explanations")}
-        self.tables: dict[int, Table] = {}
+
+    @classmethod
+    def pinned(cls, directory: Path) -> "Dataplane":
+        maps = {name: Map.pinned(directory / name) for name in MAPS}
+        return cls(maps, {name: Program.pinned(name, directory / name) for name in PROGRAMS})
+
+    def pin(self, directory: Path) -> None:
+        """Everything that is not pinned there yet; programs take the place of those before them."""
+        for name, each in self.maps.items():
+            if not (directory / name).exists():
+                each.pin(directory / name)
+        for name, program in self._programs.items():
+            (directory / name).unlink(missing_ok=True)
+            program.pin(directory / name)
 
     def close(self) -> None:
         for table in self.tables.values():
             table.close()
+        self.tables.clear()
         for each in self.maps.values():
             each.close()
-        self._object.close()
+        if self._object is not None:
+            self._object.close()
+        else:
+            for program in self._programs.values():
+                program.close()
 
     def __enter__(self) -> "Dataplane":
         return self
@@ -114,7 +148,7 @@ class Dataplane:
         self.close()
 
     def program(self, name: str) -> Program:
-        return self._object.program(name)
+        return self._programs[name]
 
     def set_filter(self, flags: Mapping[abi.Address, abi.Filter]) -> None:
         """Which addresses interest the program: all of them, those before are forgotten."""
@@ -134,9 +168,20 @@ class Dataplane:
         """The table of a service, made when it has none. The kernel sees it at once: write it before the service."""
         table = self.tables.get(service)
         if table is None:
-            table = self.tables[service] = Table(slots)
-            self.maps["tables"][abi.index(service)] = struct.pack("=I", table.map.fd)
+            tables = self.maps["tables"]
+            known = tables.get(abi.index(service))
+            existing = Map.by_id(struct.unpack("=I", known)[0]) if known else None
+            table = self.tables[service] = Table(slots, existing=existing)
+            if existing is None:
+                tables[abi.index(service)] = struct.pack("=I", table.map.fd)
         return table
+
+    def remove_table(self, service: int) -> None:
+        table = self.tables.pop(service, None)
+        if table is not None:
+            table.close()
+        if self.maps["tables"].get(abi.index(service)):
+            del self.maps["tables"][abi.index(service)]
 
     def set_server(self, id_: int, server: abi.Server) -> None:
         self.maps["servers"][abi.index(id_)] = server.pack()

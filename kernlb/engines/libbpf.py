@@ -3,6 +3,7 @@
 import ctypes
 import ctypes.util
 import os
+import struct
 from collections.abc import Iterator, Sequence
 from ctypes import c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
@@ -98,6 +99,14 @@ _NUMBERS: dict[str, tuple[Any, ...]] = {
     "bpf_map_get_next_key": (c_int, c_char_p, c_char_p),
     "bpf_map_update_batch": (c_int, c_char_p, c_char_p, ctypes.POINTER(c_uint32), c_void_p),
     "bpf_obj_get_info_by_fd": (c_int, c_void_p, ctypes.POINTER(c_uint32)),
+    "bpf_map_get_fd_by_id": (c_uint32,),
+    "bpf_link_create": (c_int, c_int, c_uint32, c_void_p),
+    "bpf_link_update": (c_int, c_int, c_void_p),
+    "bpf_tc_hook_create": (c_void_p,),
+    "bpf_tc_hook_destroy": (c_void_p,),
+    "bpf_tc_attach": (c_void_p, c_void_p),
+    "bpf_tc_detach": (c_void_p, c_void_p),
+    "bpf_tc_query": (c_void_p, c_void_p),
     "bpf_prog_test_run_opts": (c_int, ctypes.POINTER(_TestRun)),
     "libbpf_num_possible_cpus": (),
 }
@@ -134,16 +143,24 @@ def _refused(what: str, errno: int, *, hint: str | None = None) -> KernelError:
     return KernelError(f"{what}: {os.strerror(errno)}", errno=errno, where="bpf", hint=hint)
 
 
-def _check(result: int, what: str) -> int:
+def check(result: int, what: str) -> int:
     if result < 0:
         raise _refused(what, ctypes.get_errno() or -result)
     return result
 
 
+def info(descriptor: int, size: int) -> bytes:
+    """What the kernel tells of a map, program or link (struct bpf_*_info of linux/bpf.h), at most `size` bytes."""
+    told = ctypes.create_string_buffer(size)
+    length = c_uint32(size)
+    check(library().bpf_obj_get_info_by_fd(descriptor, told, ctypes.byref(length)), "ask about a descriptor")
+    return told.raw
+
+
 @cache
 def possible_cpus() -> int:
     """How many values a per-CPU map gives for each key."""
-    return _check(library().libbpf_num_possible_cpus(), "count the CPUs")
+    return check(library().libbpf_num_possible_cpus(), "count the CPUs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +178,7 @@ class Map:
     def __init__(self, descriptor: int, *, owned: bool = True) -> None:
         info = _MapInfo()
         size = c_uint32(ctypes.sizeof(info))
-        _check(
-            library().bpf_obj_get_info_by_fd(descriptor, ctypes.byref(info), ctypes.byref(size)), "ask a map's shape"
-        )
+        check(library().bpf_obj_get_info_by_fd(descriptor, ctypes.byref(info), ctypes.byref(size)), "ask a map's shape")
         self.fd = descriptor
         self.id: int = info.id
         self.name: str = info.name.decode()
@@ -181,11 +196,15 @@ class Map:
         descriptor = library().bpf_map_create(
             ARRAY, name.encode()[:15], 4, value_size, max_entries, ctypes.byref(options)
         )
-        return cls(_check(descriptor, f"create map {name}"))
+        return cls(check(descriptor, f"create map {name}"))
+
+    @classmethod
+    def by_id(cls, id_: int) -> "Map":
+        return cls(check(library().bpf_map_get_fd_by_id(id_), f"open map number {id_}"))
 
     @classmethod
     def pinned(cls, path: Path) -> "Map":
-        return cls(_check(library().bpf_obj_get(os.fsencode(path)), f"open {path}"))
+        return cls(check(library().bpf_obj_get(os.fsencode(path)), f"open {path}"))
 
     def close(self) -> None:
         if self._owned and self.fd >= 0:
@@ -216,7 +235,7 @@ class Map:
     def __setitem__(self, key: bytes, value: bytes) -> None:
         if len(key) != self.key_size or len(value) != self.value_size * self.values_per_key:
             raise ValueError(f"map {self.name} takes {self.key_size} and {self.value_size} bytes")
-        _check(library().bpf_map_update_elem(self.fd, key, value, 0), f"write map {self.name}")
+        check(library().bpf_map_update_elem(self.fd, key, value, 0), f"write map {self.name}")
 
     def __delitem__(self, key: bytes) -> None:
         if library().bpf_map_delete_elem(self.fd, key) < 0:
@@ -241,18 +260,30 @@ class Map:
     def update_packed(self, keys: bytes, values: bytes, count: int) -> None:
         number = c_uint32(count)
         result = library().bpf_map_update_batch(self.fd, keys, values, ctypes.byref(number), None)
-        _check(result, f"write {count} elements of map {self.name}")
+        check(result, f"write {count} elements of map {self.name}")
 
     def pin(self, path: Path) -> None:
-        _check(library().bpf_obj_pin(self.fd, os.fsencode(path)), f"pin {path}")
+        check(library().bpf_obj_pin(self.fd, os.fsencode(path)), f"pin {path}")
 
 
 class Program:
-    """A loaded program by its descriptor; the object it came from owns it."""
+    """A loaded program by its descriptor; the object it came from owns it, unless it was opened by itself."""
 
     def __init__(self, name: str, descriptor: int) -> None:
         self.name = name
         self.fd = descriptor
+
+    @classmethod
+    def pinned(cls, name: str, path: Path) -> "Program":
+        return cls(name, check(library().bpf_obj_get(os.fsencode(path)), f"open {path}"))
+
+    @property
+    def id(self) -> int:
+        number: int = struct.unpack_from("=I", info(self.fd, 64), 4)[0]
+        return number
+
+    def close(self) -> None:
+        os.close(self.fd)
 
     def run(self, packet: bytes, *, repeat: int = 1, context: bytes | None = None, room: int = 512) -> Run:
         """BPF_PROG_TEST_RUN. `room`: how much longer the packet may become."""
@@ -267,14 +298,14 @@ class Program:
         )
         if context is not None:
             options.ctx_in, options.ctx_size_in = ctypes.cast(c_char_p(context), c_void_p), len(context)
-        _check(
+        check(
             library().bpf_prog_test_run_opts(self.fd, ctypes.byref(options)),
             f"test-run {self.name} on {len(packet)} bytes",
         )
         return Run(options.retval, out.raw[: options.data_size_out], options.duration)
 
     def pin(self, path: Path) -> None:
-        _check(library().bpf_obj_pin(self.fd, os.fsencode(path)), f"pin {path}")
+        check(library().bpf_obj_pin(self.fd, os.fsencode(path)), f"pin {path}")
 
 
 class Object:
@@ -316,11 +347,11 @@ class Object:
         return names
 
     def set_max_entries(self, name: str, entries: int) -> None:
-        _check(library().bpf_map__set_max_entries(self._map(name), entries), f"size map {name}")
+        check(library().bpf_map__set_max_entries(self._map(name), entries), f"size map {name}")
 
     def reuse(self, name: str, existing: Map) -> None:
         """Let the object use a map that exists already instead of a new one."""
-        _check(library().bpf_map__reuse_fd(self._map(name), existing.fd), f"reuse map {name}")
+        check(library().bpf_map__reuse_fd(self._map(name), existing.fd), f"reuse map {name}")
 
     def set_constants(self, values: bytes, *, offset: int = 0) -> None:
         """Overwrite .rodata, before loading."""
@@ -350,10 +381,10 @@ class Object:
             raise _refused(f"load {self._path.name}", -result, hint=hint)
 
     def map(self, name: str) -> Map:
-        return Map(os.dup(_check(library().bpf_map__fd(self._map(name)), f"find map {name}")))
+        return Map(os.dup(check(library().bpf_map__fd(self._map(name)), f"find map {name}")))
 
     def program(self, name: str) -> Program:
         pointer = library().bpf_object__find_program_by_name(self._object, name.encode())
         if not pointer:
             raise KeyError(name)
-        return Program(name, _check(library().bpf_program__fd(pointer), f"find program {name}"))
+        return Program(name, check(library().bpf_program__fd(pointer), f"find program {name}"))

@@ -26,7 +26,7 @@ def balancer() -> Path:
 @pytest.fixture(scope="session")
 def loaded(balancer: Path) -> Iterator[Dataplane]:
     settings = abi.Settings(secret=0x5EED, memory_buckets=BUCKETS, flow_buckets=BUCKETS)
-    with Dataplane(balancer, settings=settings, sizes=SIZES) as plane:
+    with Dataplane.load(balancer, settings=settings, sizes=SIZES) as plane:
         yield plane
 
 

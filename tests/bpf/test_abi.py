@@ -34,7 +34,7 @@ ENUMS = {
     "reason": (abi.Reason, "REASON_"),
 }
 OFFSETS = {
-    "service": {"id": 0, "slots": 4, "flags": 8, "idle": 10, "first_source": 12, "source_count": 14},
+    "service": {"id": 0, "slots": 4, "flags": 8, "idle": 10},
     "hop": {"interface": 0, "destination": 4, "source": 10, "mtu": 16, "method": 18},
     "server": {
         "hop": 0,
@@ -42,6 +42,8 @@ OFFSETS = {
         "forwarding": 22,
         "flags": 23,
         "tunnel_port": 24,
+        "first_source": 26,
+        "source_count": 28,
         "address": 32,
         "source": 48,
         "next": 64,

@@ -85,13 +85,7 @@ class World:
                         continue
                     plane.set_service(
                         abi.ServiceKey(address=vip, port=port, protocol=protocol),
-                        abi.Service(
-                            id=self.service(method, family),
-                            slots=SLOTS,
-                            idle=IDLE,
-                            first_source=0 if family == 4 else 1,
-                            source_count=1,
-                        ),
+                        abi.Service(id=self.service(method, family), slots=SLOTS, idle=IDLE),
                     )
         plane.set_filter(self.addresses)
 
@@ -117,6 +111,8 @@ class World:
                 port=8080 if method is FULLNAT else 0,
                 tunnel_port=6080 if method is GUE else 0,
                 source=SOURCE4 if address.version == 4 else SOURCE6,
+                first_source=0 if address.version == 4 else 1,
+                source_count=1,
             ),
         )
 
