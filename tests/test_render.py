@@ -81,7 +81,7 @@ def test_only_a_check_that_names_a_user_lets_the_daemon_change_users() -> None:
         for user in ("", ', user = "nobody"')
     )
     assert bounding(plain) == {"CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_BPF", "CAP_PERFMON"}
-    assert bounding(other) == bounding(plain) | {"CAP_SETUID", "CAP_SETGID"}
+    assert bounding(other) == bounding(plain) | {"CAP_SETUID", "CAP_SETGID", "CAP_KILL"}
 
 
 def bounding(unit: str) -> set[str]:

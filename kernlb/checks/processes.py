@@ -18,6 +18,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from kernlb.checks.privileges import withheld
+
 PR_SET_CHILD_SUBREAPER = 36
 MARKS = 800_000  # below the usual limit of 819,200 bytes
 ROUNDS = 10  # a killed program may have forked meanwhile
@@ -54,7 +56,8 @@ class Household:
             mark = 1 + self._count % max(highest - 1, 1)
             resource.setrlimit(resource.RLIMIT_MSGQUEUE, (min(mark, highest), hard))
             try:
-                process = _started(argv, environment, user, group)
+                with withheld():
+                    process = _started(argv, environment, user, group)
             finally:
                 resource.setrlimit(resource.RLIMIT_MSGQUEUE, (soft, hard))
             self._marks[process.pid] = mark

@@ -16,6 +16,7 @@ from kernlb.config.values import Config
 from kernlb.daemon import telling
 from kernlb.daemon.drift import Drift
 from kernlb.daemon.options import Machine, Options, Signs
+from kernlb.daemon.track import Track
 from kernlb.daemon.view import View
 from kernlb.daemon.watched import watched
 from kernlb.daemon.writer import Work, Writer
@@ -50,6 +51,7 @@ class Daemon:
         options: Options,
         journal: Journal,
         notifier: Notifier,
+        track: Track | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.source = source
@@ -62,6 +64,7 @@ class Daemon:
         self._machine = machine
         self._journal = journal
         self._notifier = notifier
+        self._track = track
         self._clock = clock
         self._reconciler = reconciler
         self.started = clock()
@@ -284,6 +287,8 @@ class Daemon:
         self._aim()
         self._notifier.ready()
         self._notifier.status(telling.line(self.assessment))
+        if self._track is not None:
+            self._track.tell(self.assessment.pools)
         self._told.set()
         self._told = asyncio.Event()
 

@@ -11,6 +11,7 @@ from kernlb.control import Control
 from kernlb.daemon.daemon import Daemon
 from kernlb.daemon.options import Machine, Options, Signs
 from kernlb.daemon.orders import Orders
+from kernlb.daemon.track import Track
 from kernlb.errors import KernlbError, Unsupported
 from kernlb.http_server import HttpServer, Request, Response, document
 from kernlb.journal import Journal
@@ -39,6 +40,7 @@ async def _run(
         options=options,
         journal=journal,
         notifier=notifier,
+        track=Track(places.track),
     )
     orders = Orders(daemon, machine=machine, journal=journal, notifier=notifier, accept_loss=options.accept_loss)
     control = Control(orders, places.control, group=options.group)

@@ -9,12 +9,13 @@ from kernlb.render.options import Options, fill
 
 PROGRAM = "/usr/bin/kernlb"
 CAPABILITIES = ("CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_BPF", "CAP_PERFMON")
-_OTHER_USER = ("CAP_SETUID", "CAP_SETGID")
+# KILL, because a program of another user that takes too long must be ended.
+_OTHER_USER = ("CAP_SETUID", "CAP_SETGID", "CAP_KILL")
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@+=,-]+")
 
 
 def service(config: Config, options: Options) -> str:
-    """kernlb.service. SETUID and SETGID are granted only where a command check names a user."""
+    """kernlb.service. Changing users is granted only where a command check names a user."""
     other_user = any(isinstance(c.probe, CommandProbe) and c.probe.user for c in _checks(config))
     return fill(
         "kernlb.service.j2",
