@@ -1,7 +1,7 @@
 """What turns the observed Table into the desired one, in an order that never takes traffic from where it can go.
 
-Additions and changes come first, from the ground up: settings, services, servers, marks, addresses. Removals come
-last, from the top down. What did not change is not mentioned.
+Additions and changes come first, from the ground up: settings, source NAT, services, servers, marks, addresses.
+Removals come last, from the top down. What did not change is not mentioned.
 """
 
 from collections.abc import Iterable
@@ -49,12 +49,13 @@ _GROUND_UP: tuple[type, ...] = (
     SysctlKey,
     TimersKey,
     SyncKey,
-    Endpoint,
-    Fwmark,
-    ServerKey,
+    # A connection whose first packet meets no source NAT never gets any: it comes before the server it is for.
     RulesetKey,
     SourceKey,
     LimitKey,
+    Endpoint,
+    Fwmark,
+    ServerKey,
     ExemptKey,
     MarkKey,
     VipKey,

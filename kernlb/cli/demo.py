@@ -38,7 +38,7 @@ def command(session: Session) -> int:
     if not session.as_json:
         click.echo(_TOPOLOGY)
     with TemporaryDirectory(prefix="kernlb-demo-") as directory, lab() as built:
-        stage = Stage(built, Director(built.namespace("director"), Path(directory)), Path(directory), _say)
+        stage = Stage(built, Director(built, Path(directory)), Path(directory), _say)
         _say("starting three real servers")
         set_stage(stage)
         outcomes = []

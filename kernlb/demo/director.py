@@ -1,42 +1,85 @@
-"""The director of the demo: kernlb itself, called as its user calls it, inside the director's namespace."""
+"""The director of the demo: kernlb itself, called as its user calls it, inside the director's namespace.
+
+Each call is a process of its own, forked rather than started anew: it has loaded already what a fresh interpreter
+would load for each call, which takes seconds on an emulated machine.
+"""
 
 import json
-import subprocess
+import os
 import sys
+import traceback
+from dataclasses import dataclass
+from importlib import import_module
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from kernlb.cli import VERBS, main
+from kernlb.demo.namespaces import Answer, Lab
 from kernlb.errors import KernlbError
+
+_PATIENCE = 200.0
+_CRASHED = 70  # EX_SOFTWARE of sysexits.h
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What one call of kernlb answered."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
 
 
 class Director:
-    """Runs `kernlb VERB` in a namespace, with lock and state in a directory of the demo's own."""
+    """Runs `kernlb VERB` in the director's namespace, with lock and state in a directory of its own."""
 
-    def __init__(self, namespace: str, directory: Path) -> None:
-        self._options = [
-            "--netns",
-            namespace,
-            "--run-dir",
-            str(directory / "run"),
-            "--state-dir",
-            str(directory / "state"),
-        ]
+    def __init__(self, lab: Lab, directory: Path) -> None:
+        self.lab = lab
+        self.directory = directory
+        for module in (*(f"kernlb.cli.{verb}" for verb in VERBS), "kernlb.formats.haproxy", "kernlb.config.border"):
+            import_module(module)
 
-    def call(self, verb: str, *arguments: str, allowed: tuple[int, ...] = (0,)) -> tuple[int, str]:
-        """Exit code and output. Raises KernlbError on any code that is not allowed."""
-        done = subprocess.run(
-            [sys.executable, "-m", "kernlb", *self._options, verb, *arguments],
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        if done.returncode not in allowed:
+    def begin(self, *arguments: str) -> Answer:
+        """Start kernlb; the answer is what it Said."""
+        places = ["--run-dir", str(self.directory / "run"), "--state-dir", str(self.directory / "state")]
+        return self.lab.ask("director", _kernlb, self.directory, [*places, *arguments])
+
+    def call(self, *arguments: str, allowed: tuple[int, ...] = (0,)) -> Said:
+        """Raises KernlbError on any exit code that is not allowed."""
+        said: Said = self.begin(*arguments).value(timeout=_PATIENCE)
+        if said.code not in allowed:
             raise KernlbError(
-                f"kernlb {verb} exited {done.returncode}: {(done.stderr or done.stdout).strip()}",
+                f"kernlb {' '.join(arguments)} exited {said.code}: {(said.err or said.out).strip()}",
                 hint="this should not happen; please report it with the text above",
             )
-        return done.returncode, done.stdout
+        return said
 
-    def ask(self, verb: str, *arguments: str, allowed: tuple[int, ...] = (0,)) -> Any:
+    def ask(self, *arguments: str) -> Any:
         """The JSON that a verb prints."""
-        return json.loads(self.call(verb, *arguments, "--json", allowed=allowed)[1])
+        return self.call(*arguments, "--json").document
+
+
+def _kernlb(result: Connection, directory: Path, arguments: list[str]) -> None:
+    """The console script, its streams in files."""
+    files = [directory / f"{stream}.{os.getpid()}" for stream in ("out", "err")]
+    for number, path in enumerate(files, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
+    sys.argv = ["kernlb", *arguments]
+    code: object = 0
+    try:
+        main()
+    except SystemExit as exit:
+        code = exit.code
+    except BaseException:
+        traceback.print_exc()
+        code = _CRASHED
+    sys.stdout.flush()
+    sys.stderr.flush()
+    result.send(Said(code if isinstance(code, int) else 0, *(path.read_text() for path in files)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
 _PATIENCE = 5.0
+_THINK = 0.1  # Seconds between two requests on a connection, so that an emulated machine keeps up.
 
 
 @dataclass(slots=True)
@@ -44,7 +45,7 @@ def fetch(result: Connection, address: str, port: int, count: int, parallel: int
 
 
 def keep_busy(result: Connection, stop: Connection, address: str, port: int, parallel: int, lifetime: float) -> None:
-    """Send the Tally of `parallel` keep-alive connections that request without pause until `stop` is readable.
+    """Send the Tally of `parallel` keep-alive connections that go on requesting until `stop` is readable.
 
     Each connection lives `lifetime` seconds, then a new one takes its place.
     """
@@ -108,7 +109,7 @@ async def _session(address: str, port: int, tally: Tally, *, until: float) -> No
             tally.by[await asyncio.wait_for(_answer(reader), _PATIENCE)] += 1
             if time.monotonic() >= until:
                 return
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(_THINK)
     except TimeoutError:
         tally.failed["timed out"] += 1
     except (OSError, asyncio.IncompleteReadError) as error:

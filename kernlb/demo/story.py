@@ -66,7 +66,7 @@ def set_stage(stage: Stage) -> None:
 def applied(stage: Stage) -> Outcome:
     stage.say("kernlb apply haproxy.cfg")
     count = len(stage.director.ask("apply", str(stage.original))["operations"])
-    code, _ = stage.director.call("plan", str(stage.original), allowed=(0, 2))
+    code = stage.director.call("plan", str(stage.original), allowed=(0, 2)).code
     return Outcome("the article's haproxy.cfg is in the kernel", f"{count} operations, then nothing to do", code == 0)
 
 
@@ -88,8 +88,7 @@ def translated(stage: Stage) -> Outcome:
 def changed_under_load(stage: Stage) -> Outcome:
     stage.say("keep-alive load, while server3 comes and server1 leaves")
     with _load(stage, parallel=8, lifetime=3.0) as (answer, stop):
-        _, planned = stage.director.call("plan", str(stage.changed), allowed=(0, 2))
-        for line in planned.splitlines():
+        for line in stage.director.call("plan", str(stage.changed), allowed=(2,)).out.splitlines():
             stage.say(f"  {line}")
         started = time.monotonic()
         stage.director.call("apply", str(stage.changed))

@@ -5,52 +5,22 @@ client 192.0.2.10 ------------------------------------ the same servers, for ans
 IPv6: fd00:1::10 -- fd00:1::1, fd00:2::254 -- fd00:2::1, ::2, ::3
 """
 
-import json
-import os
-import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib import import_module
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
-from kernlb.cli import VERBS, main
+from kernlb.demo.director import Director as Demonstrated
+from kernlb.demo.director import Said
 from kernlb.demo.http import Tally, fetch, serve
-from kernlb.demo.namespaces import DIRECTOR_BACK, SERVERS, Answer, Lab, lab
+from kernlb.demo.namespaces import DIRECTOR_BACK, SERVERS, Lab, lab
 
 SERVERS6 = {name: address.replace("10.0.0.", "fd00:2::") for name, address in SERVERS.items()}
 PATIENCE = 200.0
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def document(self) -> Any:
-        return json.loads(self.out)
-
-
-@dataclass(slots=True)
-class Director:
-    lab: Lab
-    directory: Path
-
-    def begin(self, *arguments: str) -> Answer:
-        """Start `kernlb ARGUMENTS` in the director's namespace; the answer is what it Said."""
-        places = ["--run-dir", str(self.directory / "run"), "--state-dir", str(self.directory / "state")]
-        return self.lab.ask("director", _kernlb, self.directory, [*places, *arguments])
-
-    def call(self, *arguments: str, code: int | None = 0) -> Said:
-        said: Said = self.begin(*arguments).value(timeout=PATIENCE)
-        assert code is None or said.code == code, f"kernlb {arguments} exited {said.code}: {said.out}{said.err}"
-        return said
+class Director(Demonstrated):
+    """With what tests want beyond the demo."""
 
     def file(self, text: str, name: str = "kernlb.toml") -> str:
         path = self.directory / name
@@ -58,7 +28,7 @@ class Director:
         return str(path)
 
     def apply(self, text: str, *options: str, code: int = 0) -> Said:
-        return self.call("apply", self.file(text), *options, code=code)
+        return self.call("apply", self.file(text), *options, allowed=(code,))
 
     def requests(self, count: int, address: str, *, port: int = 80, parallel: int = 1) -> Tally:
         """HTTP requests of the client, each on a connection of its own."""
@@ -69,7 +39,6 @@ class Director:
 @contextmanager
 def director(directory: Path) -> Iterator[Director]:
     """The network, and the three real servers answering on port 80 of both families."""
-    _load_everything()
     with lab() as built:
         _second_family(built)
         _ways_back(built)
@@ -88,14 +57,6 @@ def until(true: Callable[[], bool], *, patience: float = 20.0) -> None:
     while not true():
         assert time.monotonic() < deadline, f"not so within {patience:g} s"
         time.sleep(0.02)
-
-
-def _load_everything() -> None:
-    """Children of a fork find loaded what a fresh interpreter would load for each of them."""
-    for module in (*(f"kernlb.cli.{verb}" for verb in VERBS), "kernlb.config.border", "kernlb.engines.vips"):
-        import_module(module)
-    for module in ("haproxy", "ipvsadm"):
-        import_module(f"kernlb.formats.{module}")
 
 
 def _second_family(built: Lab) -> None:
@@ -138,26 +99,3 @@ def answer_nobody(built: Lab) -> None:
     """No route beyond the director."""
     for name in SERVERS:
         built.ip(name, ["route flush 192.0.2.10", "route flush fd00:1::10"])
-
-
-def _kernlb(result: Connection, directory: Path, arguments: list[str]) -> None:
-    """The console script, in a process that has its modules loaded already."""
-    files = [directory / f"{stream}.{os.getpid()}" for stream in ("out", "err")]
-    for number, path in zip((1, 2), files, strict=True):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(descriptor, number)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
-    sys.argv = ["kernlb", *arguments]
-    code: Any = 0
-    try:
-        main()
-    except SystemExit as exit:
-        code = exit.code
-    except BaseException:
-        traceback.print_exc()
-        code = 70
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    result.send(Said(int(code or 0), *(path.read_text() for path in files)))
