@@ -1,42 +1,18 @@
 """The Debian package on a clean Debian 12: installed, upgraded, removed, purged."""
 
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import kernlb
+from tests.debian.package import build
 from tests.debian.tree import Machine, machine
 
 pytestmark = [pytest.mark.root, pytest.mark.mmdebstrap, pytest.mark.clang, pytest.mark.timeout(900)]
 
-REPOSITORY = Path(__file__).parents[2]
 INSTALL = ("dpkg", "--install", "/given/kernlb.deb")
 STATE = "/var/lib/kernlb/default/state.json"
-
-
-@pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("package"))
-
-
-def build(directory: Path) -> Path:
-    """kernlb.deb, and the same with a higher version beside it."""
-    done = subprocess.run(
-        [str(REPOSITORY / "debian" / "build"), str(directory)], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (made,) = directory.glob("*.deb")
-    assert done.stdout.strip() == str(made)
-    subprocess.run(["dpkg-deb", "--raw-extract", str(made), str(directory / "next")], check=True)
-    control = directory / "next" / "DEBIAN" / "control"
-    control.write_text(control.read_text().replace(f"\nVersion: {kernlb.__version__}\n", "\nVersion: 999\n"))
-    pack = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(directory / "next"), str(directory / "next.deb")]
-    subprocess.run(pack, check=True, capture_output=True)
-    made.rename(directory / "kernlb.deb")
-    return directory / "kernlb.deb"
 
 
 @pytest.fixture
@@ -133,6 +109,4 @@ def files(clean: Machine) -> set[str]:
 
 
 def test_the_same_source_makes_the_same_package(package: Path, tmp_path: Path) -> None:
-    if os.environ.get("KERNLB_SLOW") is None:
-        pytest.skip("builds the package again: KERNLB_SLOW=1")
     assert build(tmp_path).read_bytes() == package.read_bytes()

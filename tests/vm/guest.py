@@ -32,7 +32,8 @@ CONSOLE_TAIL = 3000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A command and all that its guest should be; memory in MiB, timeout in seconds, boot included."""
+    """A command and all that its guest should be; memory in MiB, timeout in seconds, boot included. `root` is a tree
+    of this machine that becomes the guest's; with `systemd` that is the first process, and the command a service."""
 
     command: Sequence[str]
     directory: Path
@@ -43,6 +44,8 @@ class Job:
     cpus: int = 1
     kvm: bool = False
     merge_output: bool = False
+    root: Path = Path("/")
+    systemd: bool = False
 
 
 def run(job: Job, *, kernel: Kernel, initramfs: Path, stdout: BinaryIO, stderr: BinaryIO) -> int:
@@ -122,8 +125,10 @@ def _qemu(job: Job, kernel: Kernel, initramfs: Path, filesystem: Filesystem, wor
     boot = (
         "console=ttyS0 quiet panic=-1 oops=panic mitigations=off nokaslr tsc=reliable random.trust_cpu=on"
         " noreplace-smp cryptomgr.notests"
-        f" vm.filesystem={filesystem} vm.job={work}"
+        f" vm.filesystem={filesystem} vm.job={work} vm.root={'' if job.root == Path('/') else job.root}"
     )
+    if job.systemd:
+        boot += " vm.systemd=yes systemd.wants=vm-job.service"
     arguments = [program, *accelerator, "-smp", str(job.cpus), "-m", str(job.memory), "-machine", "q35"]
     arguments += ["-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none", "-no-reboot"]
     arguments += ["-kernel", str(kernel.image), "-initrd", str(initramfs), "-append", boot]
