@@ -41,6 +41,7 @@ class Feature(StrEnum):
     SYSTEMD_ANALYZE = "systemd_analyze"
     BIRD = "bird"
     FRR = "frr"
+    GROFF = "groff"
     MMDEBSTRAP = "mmdebstrap"
 
 
@@ -54,6 +55,7 @@ PACKAGES = {
     Feature.CONNTRACK: "conntrack",
     Feature.CURL: "curl",
     Feature.FRR: "frr",
+    Feature.GROFF: "groff-base",
     Feature.HAPROXY: "haproxy",
     Feature.IPVSADM: "ipvsadm",
     Feature.KEEPALIVED: "keepalived",

@@ -8,7 +8,7 @@ venv_packages=(python3 python3-venv)
 build_packages=(clang dpkg libbpf-dev libc6-dev llvm make)
 demo_packages=(curl ipvsadm iproute2 iputils-ping kmod nftables)
 guest_packages=(busybox-static kmod qemu-system-common qemu-system-x86)
-test_packages=(bird2 bpftool clang conntrack ethtool frr gcc haproxy iputils-ping keepalived libbpf-dev libc6-dev llvm
+test_packages=(bird2 bpftool clang conntrack ethtool frr gcc groff-base haproxy iputils-ping keepalived libbpf-dev libc6-dev llvm
 	make mmdebstrap openssl procps python3-bpfcc shellcheck tcpdump wrk)
 
 say() { echo "setup: $*"; }

@@ -90,9 +90,8 @@ def test_the_manual_has_every_verb_and_option() -> None:
             assert option.hidden or option.opts[-1] in place, f"{verb} {option.opts}"
 
 
+@pytest.mark.groff
 def test_man_finds_nothing_wrong_with_the_manual(tmp_path: Path) -> None:
-    if not shutil.which("groff"):
-        pytest.skip("no program groff")
     page = tmp_path / "kernlb.8"
     page.write_text(manual(root, epoch=0))
     done = subprocess.run(
