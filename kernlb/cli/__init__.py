@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from importlib import import_module
 
 import click
@@ -90,3 +91,10 @@ def main() -> None:
         complain(error)
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def load() -> Callable[[], None]:
+    """The console script with every verb loaded, for a process that will fork its calls."""
+    for name in VERBS:
+        import_module(f"kernlb.cli.{name}")
+    return main

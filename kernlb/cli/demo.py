@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from kernlb.cli import output
+from kernlb.cli import load, output
 from kernlb.cli.root import verb
 from kernlb.cli.session import Session, need_net_admin
 from kernlb.demo.director import Director
@@ -38,7 +38,7 @@ def command(session: Session) -> int:
     if not session.as_json:
         click.echo(_TOPOLOGY)
     with TemporaryDirectory(prefix="kernlb-demo-") as directory, lab() as built:
-        stage = Stage(built, Director(built, Path(directory)), Path(directory), _say)
+        stage = Stage(built, Director(built, Path(directory), load()), Path(directory), _say)
         _say("starting three real servers")
         set_stage(stage)
         outcomes = []

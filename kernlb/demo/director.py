@@ -8,13 +8,13 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from kernlb.cli import VERBS, main
 from kernlb.demo.namespaces import Answer, Lab
 from kernlb.errors import KernlbError
 
@@ -36,18 +36,22 @@ class Said:
 
 
 class Director:
-    """Runs `kernlb VERB` in the director's namespace, with lock and state in a directory of its own."""
+    """Runs `kernlb VERB` in the director's namespace, with lock and state in a directory of its own.
 
-    def __init__(self, lab: Lab, directory: Path) -> None:
+    `program` is the console script; it ends by SystemExit.
+    """
+
+    def __init__(self, lab: Lab, directory: Path, program: Callable[[], None]) -> None:
         self.lab = lab
         self.directory = directory
-        for module in (*(f"kernlb.cli.{verb}" for verb in VERBS), "kernlb.formats.haproxy", "kernlb.config.border"):
+        self._program = program
+        for module in ("kernlb.formats.haproxy", "kernlb.config.border"):
             import_module(module)
 
     def begin(self, *arguments: str) -> Answer:
         """Start kernlb; the answer is what it Said."""
         places = ["--run-dir", str(self.directory / "run"), "--state-dir", str(self.directory / "state")]
-        return self.lab.ask("director", _kernlb, self.directory, [*places, *arguments])
+        return self.lab.ask("director", _kernlb, self._program, self.directory, [*places, *arguments])
 
     def call(self, *arguments: str, allowed: tuple[int, ...] = (0,)) -> Said:
         """Raises KernlbError on any exit code that is not allowed."""
@@ -64,8 +68,8 @@ class Director:
         return self.call(*arguments, "--json").document
 
 
-def _kernlb(result: Connection, directory: Path, arguments: list[str]) -> None:
-    """The console script, its streams in files."""
+def _kernlb(result: Connection, program: Callable[[], None], directory: Path, arguments: list[str]) -> None:
+    """The program, its streams in files."""
     files = [directory / f"{stream}.{os.getpid()}" for stream in ("out", "err")]
     for number, path in enumerate(files, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
@@ -74,7 +78,7 @@ def _kernlb(result: Connection, directory: Path, arguments: list[str]) -> None:
     sys.argv = ["kernlb", *arguments]
     code: object = 0
     try:
-        main()
+        program()
     except SystemExit as exit:
         code = exit.code
     except BaseException:

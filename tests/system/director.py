@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from kernlb.cli import load
 from kernlb.demo.director import Director as Demonstrated
 from kernlb.demo.director import Said
 from kernlb.demo.http import Tally, fetch, serve
@@ -45,7 +46,7 @@ def director(directory: Path) -> Iterator[Director]:
         for name in SERVERS:
             for address in (SERVERS[name], SERVERS6[name]):
                 built.start(name, serve, name, address, 80)
-        found = Director(built, directory)
+        found = Director(built, directory, load())
         for address in (*SERVERS.values(), *SERVERS6.values()):
             until(lambda address=address: not built.ask("director", fetch, address, 80, 1, 1).value(timeout=9).failed)
         yield found
