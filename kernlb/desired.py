@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from kernlb.config.notation import write_bind
 from kernlb.config.values import AddressBind, Announce, Bind, Config, MarkBind, Server, Service
 from kernlb.marks import assign
 from kernlb.model import (
@@ -24,6 +25,7 @@ from kernlb.model import (
     Ruleset,
     RulesetKey,
     Scheduler,
+    SchedulerFlag,
     ServerKey,
     ServiceKey,
     SourceKey,
@@ -39,23 +41,26 @@ from kernlb.model import (
     family_of,
 )
 from kernlb.pool import Member, Pool
+from kernlb.vip_checks import ACCEPT_LOCAL, ways
 
 CONNTRACK = SysctlKey("net.ipv4.vs.conntrack")
 EXPIRE_NODEST = SysctlKey("net.ipv4.vs.expire_nodest_conn")
 EXPIRE_TEMPLATES = SysctlKey("net.ipv4.vs.expire_quiescent_template")
 FORWARD = {Family.IPV4: SysctlKey("net.ipv4.ip_forward"), Family.IPV6: SysctlKey("net.ipv6.conf.all.forwarding")}
 _BITS = {Family.IPV4: 32, Family.IPV6: 128}
-SYSCTLS = (CONNTRACK, EXPIRE_NODEST, EXPIRE_TEMPLATES, *FORWARD.values())
+SYSCTLS = (CONNTRACK, EXPIRE_NODEST, EXPIRE_TEMPLATES, ACCEPT_LOCAL, *FORWARD.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """What people call a key: its service, its server, the bind and the scheduling policy as configured."""
+    """What people call a key: its service, its server, the bind and the scheduling policy as configured. `check`: it is
+    there for checks only."""
 
     service: str
     server: str | None = None
     bind: str | None = None
     policy: str | None = None
+    check: bool = False
 
     def __str__(self) -> str:
         return self.service if self.server is None else f"{self.service}/{self.server}"
@@ -64,11 +69,13 @@ class Name:
 @dataclass(slots=True)
 class Desired:
     """The Table, and the name of each virtual service and real server, those of `absent` included: real servers
-    that are configured but out (dead or drained), which leave at once and not by quiescing."""
+    that are configured but out (dead or drained), which leave at once and not by quiescing. `notes` say what of the
+    configuration the chosen engine leaves out."""
 
     table: dict[Key, Value] = field(default_factory=dict)
     names: dict[Key, Name] = field(default_factory=dict)
     absent: set[ServerKey] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
 
 
 def desired(
@@ -94,25 +101,10 @@ def desired(
             for bind in service.binds:
                 if isinstance(bind, AddressBind) and not isinstance(bind.address, Family):
                     result.table[VipKey(config.addresses.interface, bind.address)] = Vip(bind.address.max_prefixlen)
+    _check_ways(result, config, engines)
     _exempt(result.table, foreign)
     _settings(result.table, config, ruleset)
     return result
-
-
-def bind_text(bind: Bind) -> str:
-    """A bind as configuration files write it."""
-    match bind:
-        case MarkBind(family=family, mark=mark):
-            return f"fwmark:{mark}" + ("/ipv6" if family is Family.IPV6 else "")
-        case AddressBind(address=address, first=first, last=last):
-            ports = f"{first}" if first == last else f"{first}-{last}"
-            match address:
-                case Family.IPV4:
-                    return f"*:{ports}"
-                case Family.IPV6:
-                    return f"[::]:{ports}"
-                case _:
-                    return f"{address}:{ports}" if address.version == 4 else f"[{address}]:{ports}"
 
 
 def _ipvs(result: Desired, config: Config, service: Service, pool: Pool, number: int) -> None:
@@ -124,7 +116,7 @@ def _ipvs(result: Desired, config: Config, service: Service, pool: Pool, number:
         result.table[key] = VirtualService(
             _scheduler(service), service.flags, _persistence(service, key.family), service.one_packet
         )
-        bound = ", ".join(bind_text(bind) for bind in binds)
+        bound = ", ".join(write_bind(bind) for bind in binds)
         result.names[key] = Name(service.name, bind=bound, policy=service.scheduler)
         mark = key.mark if isinstance(key, Fwmark) else number
         if isinstance(key, Fwmark) or fullnat or limited:
@@ -151,19 +143,38 @@ def _ipvs(result: Desired, config: Config, service: Service, pool: Pool, number:
 
 def _xdp(result: Desired, config: Config, service: Service, pool: Pool) -> None:
     members = pool.members
+    limit = service.max_connections or config.max_connections
+    if limit is not None:
+        result.notes.append(
+            f"{service.name}: the eBPF program counts no connections, so max_connections {limit} is not kept"
+        )
     for bind in service.binds:
         if not isinstance(bind, AddressBind):
             continue
         for port in range(bind.first, bind.last + 1):
             key = Endpoint(EngineName.XDP, service.protocol, bind.address, port)
-            result.table[key] = VirtualService(Scheduler.MAGLEV, persistence=service.persistence)
-            result.names[key] = Name(service.name, bind=bind_text(bind), policy=service.scheduler)
+            persistence = _persistence(service, key.family)
+            result.table[key] = VirtualService(_hashing(service), persistence=persistence)
+            result.names[key] = Name(service.name, bind=write_bind(bind), policy=service.scheduler)
             _absent(result, service, key, pool)
             for member in members:
                 if _reachable(member.server, key):
                     server_key = ServerKey(key, member.server.address, member.server.port)
                     result.table[server_key] = _real_server(member, fullnat=True)
                     result.names[server_key] = Name(service.name, member.server.name)
+
+
+def _check_ways(result: Desired, config: Config, engines: Mapping[str, EngineName]) -> None:
+    """What leads checks through the VIP to their servers, in the pool or not."""
+    for (service, server), way in ways(config).items():
+        way.require(engines[service])
+        # Port 0 keeps the port that the probe asks.
+        server_key = ServerKey(way.service, way.server.address, 0)
+        result.table |= {way.service: VirtualService(Scheduler.RR), server_key: way.real_server}
+        name = Name(f"check of {service}/{server}", check=True)
+        result.names |= {way.service: name, server_key: name}
+        if way.service.family is Family.IPV4:
+            result.table[ACCEPT_LOCAL] = Sysctl("1")
 
 
 def _reachable(server: Server, service: ServiceKey) -> bool:
@@ -200,6 +211,12 @@ def _by_service(service: Service, number: int) -> Iterator[tuple[ServiceKey, lis
 
 def _family(address: IPAddress | Family) -> Family:
     return address if isinstance(address, Family) else family_of(address)
+
+
+def _hashing(service: Service) -> Scheduler:
+    """The program hashes connections; clients where that is asked for, by what IPVS calls sh or mh without port."""
+    by_client = service.scheduler in (Scheduler.SH, Scheduler.MH) and SchedulerFlag.PORT not in service.flags
+    return Scheduler.SH if by_client else Scheduler.MAGLEV
 
 
 def _scheduler(service: Service) -> Scheduler:
@@ -254,7 +271,8 @@ def _settings(table: dict[Key, Value], config: Config, ruleset: Ruleset) -> None
             table[FORWARD[key.service.family]] = Sysctl("1")
     if any(isinstance(key, Endpoint | Fwmark) and key.engine is EngineName.IPVS for key in table):
         table[EXPIRE_NODEST] = Sysctl("1")
-    if any(isinstance(value, VirtualService) and value.persistence for value in table.values()):
+    persistent = {key for key, value in table.items() if isinstance(value, VirtualService) and value.persistence}
+    if any(isinstance(key, Endpoint | Fwmark) and key.engine is EngineName.IPVS for key in persistent):
         table[EXPIRE_TEMPLATES] = Sysctl("1")
     if config.max_connections is not None and MarkKey in kinds:
         table[LimitKey(None)] = Limit(config.max_connections)

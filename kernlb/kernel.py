@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
-from kernlb.engines import Engine
+from kernlb.engines import Engine, Tending
 from kernlb.errors import Unsupported
 from kernlb.model import Counters, EngineName, Key, Table, Value, service_of
 from kernlb.plan import Operation
@@ -46,6 +46,12 @@ class Kernel:
         for _, batch in groupby(operations, key=lambda operation: id(self._engine(operation.key))):
             together = list(batch)
             self._engine(together[0].key).apply(together)
+
+    def tend(self) -> None:
+        """Have the engines that follow the network look at it again."""
+        for engine in self._engines():
+            if isinstance(engine, Tending):
+                engine.tend()
 
     def counters(self) -> Mapping[Key, Counters]:
         counted: dict[Key, Counters] = {}

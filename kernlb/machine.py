@@ -1,18 +1,21 @@
 """This machine's kernel, put together from its engines, and what a configuration means on it."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from kernlb.config.values import Config, chosen_engine
 from kernlb.desired import SYSCTLS, Desired, desired
-from kernlb.engines import Engine
+from kernlb.engines import Engine, pins
 from kernlb.engines.absent import Absent
+from kernlb.engines.admission import admit
+from kernlb.engines.carried import Wish
 from kernlb.engines.ipvs import Ipvs
 from kernlb.engines.nftables import Nftables, ruleset
 from kernlb.engines.sysctls import Sysctls
 from kernlb.errors import Unsupported
 from kernlb.kernel import Kernel
 from kernlb.listeners import listeners
-from kernlb.model import EngineName, Family, MarkKey, ServiceKey, VipKey
+from kernlb.model import Endpoint, EngineName, Family, MarkKey, ServiceKey, VipKey
 from kernlb.ownership import Ownership
 from kernlb.pool import Override, Pool, Rating, ServerName, pool
 from kernlb.reconciler import Wanted
@@ -32,7 +35,33 @@ def open_kernel(config: Config, owned: Ownership) -> Kernel:
         from kernlb.engines.vips import Vips
 
         others.append(Vips(sorted(interfaces)))
-    return Kernel({EngineName.IPVS: _ipvs()}, others)
+    balancers = {EngineName.IPVS: _ipvs()}
+    carried = any(key.engine is EngineName.XDP for key in owned.claimed if isinstance(key, Endpoint))
+    if carried or pins.exists() or EngineName.XDP in chosen(config).values():
+        # numpy is loaded with it.
+        from kernlb.engines.xdp import Xdp
+
+        balancers[EngineName.XDP] = Xdp(pins.directory(), wish=wish(config) if config.services else None)
+    return Kernel(balancers, others)
+
+
+def wish(config: Config) -> Wish:
+    """What the eBPF engine is told beside the Table."""
+    idle = config.engine.idle_timeout
+    told = Wish(interfaces=config.engine.interfaces, sources=config.addresses.source, idle=idle, tcp=idle)
+    if config.timers is None:
+        return told
+    return replace(told, tcp=config.timers.tcp, tcp_fin=config.timers.tcp_fin, udp=config.timers.udp)
+
+
+def chosen(config: Config) -> dict[str, EngineName]:
+    """The engine of each service on this machine. That of a live service never changes by itself: what the eBPF
+    program carries it keeps, though a kernel with IPVS has been booted or its module been loaded since."""
+    ipvs = not isinstance(_ipvs(), Absent) if config.services else False
+    live = pins.exists()
+    return {
+        service.name: chosen_engine(service, config, ipvs_available=ipvs and not live) for service in config.services
+    }
 
 
 def _ipvs() -> Engine:
@@ -54,7 +83,10 @@ def wanted(
 
 def wanted_of(config: Config, pools: Mapping[str, Pool]) -> Wanted:
     """What the configuration wants where its pools, by service name, are as given."""
-    engines = {service.name: chosen_engine(service, config, ipvs_available=True) for service in config.services}
+    engines = chosen(config)
+    for service in config.services:
+        if engines[service.name] is EngineName.XDP:
+            admit(service)
     static = ruleset(mark_base=config.engine.mark_base)
 
     def given(foreign: Collection[ServiceKey]) -> Desired:

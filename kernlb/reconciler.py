@@ -92,10 +92,10 @@ class Reconciler:
         desired = wanted(ownership.foreign_services(observed, owned))
         self.kernel.require(desired.table)
         table: Table = desired.table
-        warnings: tuple[str, ...] = ()
+        warnings = tuple(desired.notes)
         if not self.consent.shared_settings:
             table, left_out = ownership.without_shared_wishes(table, observed, owned)
-            warnings = tuple(
+            warnings += tuple(
                 f"{thing(key)} left alone: foreign services share them (--shared-settings sets them)"
                 for key in left_out
             )
@@ -129,6 +129,7 @@ class Reconciler:
         known = {key: name for key, name in plan.names.items() if key in after or key in plan.desired.names}
         self._remember(replace(self.state, ownership=claimed, names=known, leaving={k: since[k] for k in waiting}))
         self.kernel.apply(operations)
+        self.kernel.tend()
         self._remember(replace(self.state, ownership=claimed.only(after)))
         return Step(operations, waiting, plan, after)
 
@@ -184,6 +185,8 @@ class Reconciler:
     def _refuse_taken_ports(self, operations: Iterable[Operation]) -> None:
         for operation in operations:
             key = operation.key
+            if isinstance(key, Endpoint):
+                key = MarkKey(key.address, key.protocol, key.port, key.port)
             if operation.verb is not Verb.ADD or not isinstance(key, MarkKey) or not isinstance(key.address, Family):
                 continue
             listener = self._listening(key)

@@ -4,9 +4,10 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from kernlb.engines import Engine
+from kernlb.engines import Engine, Tending
 from kernlb.engines.ipvs import Ipvs
 from kernlb.engines.remembered import Remembered, RememberedIpvs
+from kernlb.engines.rtnetlink import GROUPS
 from kernlb.kernel import Kernel
 from kernlb.model import RulesetKey, Table, VipKey
 
@@ -14,6 +15,8 @@ _NETLINK_ROUTE, _NETLINK_NETFILTER = 0, 12
 _GROUPS_ADDRESSES = 0x1 | 0x10 | 0x100  # RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR of linux/rtnetlink.h
 _GROUP_NFTABLES = 1 << 7 - 1  # NFNLGRP_NFTABLES of linux/netfilter/nfnetlink.h
 _ENOUGH = 64
+_TEND = 10
+"""Calls of `changed` after which engines look at the network again without having been told."""
 
 
 class Watch:
@@ -24,6 +27,9 @@ class Watch:
         self._rest: list[tuple[Engine, Table | None]] = []
         self._spoil: list[Callable[[], None]] = []
         self._sockets: dict[socket.socket, Callable[[], None]] = {}
+        self._tending: list[Tending] = []
+        self._news: socket.socket | None = None
+        self._untended = 0
         self.kernel = kernel.through(self._wrapped)
 
     def sockets(self) -> Sequence[socket.socket]:
@@ -32,17 +38,12 @@ class Watch:
 
     def heed(self, sock: socket.socket) -> None:
         """Takes what a socket has to say. A burst that overflowed it counts as a sign too."""
-        for _ in range(_ENOUGH):
-            try:
-                sock.recv(1 << 16)
-            except BlockingIOError:
-                break
-            except OSError:
-                continue
+        _emptied(sock)
         self._sockets[sock]()
 
     def changed(self) -> bool:
         """Compares digests; cheap enough for every second."""
+        self._tend()
         found = self._ipvs is not None and self._ipvs.changed()
         for index, (engine, before) in enumerate(self._rest):
             now = engine.read()
@@ -59,8 +60,18 @@ class Watch:
         for sock in self._sockets:
             sock.close()
         self._sockets.clear()
+        if self._news is not None:
+            self._news.close()
         if self._ipvs is not None:
             self._ipvs.close()
+
+    def _tend(self) -> None:
+        """Neighbours come and go all the time, and no Table changes with them: nobody is woken."""
+        self._untended -= 1
+        if self._tending and (_emptied(self._news) or self._untended <= 0):
+            self._untended = _TEND
+            for tending in self._tending:
+                tending.tend()
 
     def _wrapped(self, engine: Engine) -> Engine:
         if isinstance(engine, Ipvs):
@@ -68,6 +79,9 @@ class Watch:
             self._spoil.append(self._ipvs.spoil)
             return self._ipvs
         sock = None
+        if isinstance(engine, Tending):
+            self._tending.append(engine)
+            self._news = self._news or _listening(_NETLINK_ROUTE, GROUPS)
         if RulesetKey in engine.handles:
             sock = _listening(_NETLINK_NETFILTER, _GROUP_NFTABLES)
         elif VipKey in engine.handles:
@@ -79,6 +93,19 @@ class Watch:
             return remembered
         self._rest.append((engine, None))
         return engine
+
+
+def _emptied(sock: socket.socket | None) -> bool:
+    """Whether there was anything to take."""
+    for number in range(_ENOUGH if sock else 0):
+        try:
+            assert sock is not None
+            sock.recv(1 << 16)
+        except BlockingIOError:
+            return number > 0
+        except OSError:
+            continue
+    return sock is not None
 
 
 def _listening(protocol: int, groups: int) -> socket.socket | None:

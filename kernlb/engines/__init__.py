@@ -1,7 +1,7 @@
 """What carries out a Table: IPVS over netlink, the eBPF program, nftables and friends, or a dict in memory."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from kernlb.model import Counters, Key, Table
 from kernlb.plan import Operation
@@ -27,4 +27,13 @@ class Engine(Protocol):
 
     def counters(self) -> Mapping[Key, Counters]:
         """What the kernel has counted for each virtual service and real server."""
+        ...
+
+
+@runtime_checkable
+class Tending(Protocol):
+    """An engine that has to follow what no operation tells: neighbours, routes, addresses, the passing of time."""
+
+    def tend(self) -> None:
+        """Make what is carried fit the network as it is now. Changes no Table."""
         ...

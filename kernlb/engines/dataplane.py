@@ -26,7 +26,7 @@ class Sizes:
 
     services: int = 1024
     keys: int = 8192
-    servers: int = 4096
+    servers: int = 16384
     sources: int = 256
     memory_buckets: int = 1 << 16
     flow_buckets: int = 1 << 17
@@ -73,7 +73,7 @@ class Table:
 
 
 class Dataplane:
-    """One program and its maps, loaded or found pinned. Closing it leaves in the kernel only what is pinned or attached."""
+    """One program and its maps, loaded or found pinned. Closing it leaves in the kernel what is pinned or attached."""
 
     def __init__(self, maps: dict[str, Map], programs: dict[str, Program], object_: Object | None = None) -> None:
         self.maps = maps
@@ -118,15 +118,17 @@ class Dataplane:
     @classmethod
     def pinned(cls, directory: Path) -> "Dataplane":
         maps = {name: Map.pinned(directory / name) for name in MAPS}
-        return cls(maps, {name: Program.pinned(name, directory / name) for name in PROGRAMS})
+        names = [name for name in PROGRAMS if (directory / name).exists()]
+        return cls(maps, {name: Program.pinned(name, directory / name) for name in names})
 
     def pin(self, directory: Path) -> None:
         """Everything that is not pinned there yet; programs take the place of those before them."""
         for name, each in self.maps.items():
             if not (directory / name).exists():
                 each.pin(directory / name)
-        for name, program in self._programs.items():
+        for name in PROGRAMS:
             (directory / name).unlink(missing_ok=True)
+        for name, program in self._programs.items():
             program.pin(directory / name)
 
     def close(self) -> None:
@@ -146,6 +148,10 @@ class Dataplane:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def programs(self) -> Mapping[str, Program]:
+        return self._programs
 
     def program(self, name: str) -> Program:
         return self._programs[name]

@@ -18,7 +18,7 @@ GROUPS = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400
 
 _NETLINK_ROUTE = 0
 _ERROR, _DONE = 2, 3
-_NEWNEIGH, _GETLINK, _GETADDR, _GETROUTE, _GETNEIGH = 28, 18, 22, 26, 30
+_NEWNEIGH, _GETLINK, _GETADDR, _GETROUTE, _GETNEIGH, _GETTFILTER = 28, 18, 22, 26, 30, 46
 _REQUEST, _ACK, _DUMP, _CREATE = 1, 4, 0x300, 0x400
 _NTF_USE = 1
 _HEADER = struct.Struct("=IHHII")
@@ -141,6 +141,14 @@ class Rtnetlink:
             mtu=_number(metrics.get(2)),
             local=kind == 2,
         )
+
+    def has_filters(self, interface: int) -> bool:
+        """Whether anything hangs at the clsact qdisc of an interface."""
+        for parent in (0xFFFFFFF2, 0xFFFFFFF3):  # ingress, egress
+            with suppress(OSError):
+                if self._ask(_GETTFILTER, struct.pack("=BxxxiIII", 0, interface, 0, parent, 0), _DUMP):
+                    return True
+        return False
 
     def resolve(self, interface: int, neighbour: IPAddress) -> None:
         """Have the kernel ask for a neighbour's MAC address; `neighbours` has it once it has answered."""

@@ -1,0 +1,101 @@
+"""How a packet gets to a real server, and an answer out of an interface: the kernel's routes and neighbours as hops."""
+
+import time
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+from kernlb.engines import abi
+from kernlb.engines.abi import HopMethod
+from kernlb.engines.rtnetlink import Link, Route, Rtnetlink
+
+IPAddress = IPv4Address | IPv6Address
+
+_PATIENCE = 0.5
+_PAUSE = 0.01
+_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_LOWEST, _HIGHEST = 1024, 65535
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """`source` is where this machine's own packets to it come from; None where there is no way."""
+
+    hop: abi.Hop
+    next: IPAddress
+    source: IPAddress | None
+
+
+class Surroundings:
+    """What the network looked like at one moment."""
+
+    def __init__(self, netlink: Rtnetlink) -> None:
+        self._netlink = netlink
+        self.links = netlink.links()
+        self._addresses = netlink.addresses()
+        self._neighbours = netlink.neighbours()
+        self._routes: dict[IPAddress, Route | None] = {}
+
+    def named(self, names: Collection[str]) -> list[Link]:
+        return [link for link in self.links.values() if link.name in names]
+
+    def ends(self) -> list[Link]:
+        """The interfaces where traffic of others can come in: up, with an address, and not a part of another."""
+        addressed = {index for index, _ in self._addresses}
+        return [
+            link
+            for link in self.links.values()
+            if link.up and link.ethernet and not link.loopback and not link.master and link.index in addressed
+        ]
+
+    def local(self, version: int) -> list[IPAddress]:
+        """The addresses that others reach this machine by."""
+        return sorted({a for _, a in self._addresses if a.version == version and not a.is_loopback and not _near(a)})
+
+    def route(self, address: IPAddress) -> Route | None:
+        if address not in self._routes:
+            self._routes[address] = self._netlink.route(address)
+        return self._routes[address]
+
+    def resolve(self, addresses: Iterable[IPAddress], *, patient: bool) -> None:
+        """Have the kernel find the neighbours that lead there; `patient` waits for them, but not for long."""
+        ways = {(route.interface, route.gateway or address) for address in addresses if (route := self.route(address))}
+        unknown = ways - set(self._neighbours)
+        for interface, neighbour in unknown:
+            self._netlink.resolve(interface, neighbour)
+        deadline = time.monotonic() + (_PATIENCE if patient else 0.0)
+        while unknown and time.monotonic() < deadline:
+            time.sleep(_PAUSE)
+            self._neighbours = self._netlink.neighbours()
+            unknown -= set(self._neighbours)
+
+    def way(self, address: IPAddress) -> Way:
+        """Towards an address that is not this machine's own: that is the stack's."""
+        route = self.route(address)
+        link = self.links.get(route.interface) if route else None
+        if route is None or link is None or route.local or not link.up:
+            return Way(abi.Hop(), address, None)
+        following = route.gateway or address
+        mac = self._neighbours.get((link.index, following))
+        mtu = min(filter(None, (link.mtu, route.mtu)), default=0)
+        method = self.leaving(link).method if mac else HopMethod.NEIGHBOUR
+        hop = abi.Hop(interface=link.index, destination=mac or bytes(6), source=link.mac[:6], mtu=mtu, method=method)
+        return Way(hop, following, route.source)
+
+    def leaving(self, link: Link) -> abi.Hop:
+        """How answers leave through an interface: without its queue where the other end is in another namespace."""
+        method = HopMethod.PEER if link.peer_elsewhere else HopMethod.NEIGHBOUR
+        return abi.Hop(interface=link.index, source=link.mac[:6], mtu=link.mtu, method=method)
+
+
+def source(address: IPAddress) -> abi.Source:
+    """The ports of an address that this machine's own connections never take: the larger side of their range."""
+    low, high = map(int, _PORTS.read_text().split())
+    below, above = low - _LOWEST, _HIGHEST - high
+    first, count = (_LOWEST, below) if below >= above else (high + 1, above)
+    return abi.Source(address=address, first_port=first, port_count=max(0, count))
+
+
+def _near(address: IPAddress) -> bool:
+    return isinstance(address, IPv6Address) and address.is_link_local

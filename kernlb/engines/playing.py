@@ -1,0 +1,51 @@
+"""Operations tried on a Table before anything is written: as many as fit, and why the next one does not."""
+
+from collections.abc import Sequence
+from errno import EEXIST, EINVAL, ENOENT
+
+from kernlb.engines.placement import refusal
+from kernlb.errors import KernelError, KernlbError, Unsupported
+from kernlb.model import RealServer, Table, VirtualService
+from kernlb.plan import Operation, play
+from kernlb.text import thing
+
+
+def played(operations: Sequence[Operation], before: Table) -> tuple[Table, int, KernlbError | None]:
+    """The Table after as many operations as fit, how many those are, and why the next one does not."""
+    for operation in operations:
+        refused = _unsupported(operation)
+        if refused is not None:
+            break
+    else:
+        try:
+            return play(operations, before), len(operations), None
+        except (KeyError, ValueError):
+            pass
+    table = before
+    for done, operation in enumerate(operations):
+        refused = _unsupported(operation)
+        if refused is not None:
+            return table, done, refused
+        try:
+            table = play([operation], table)
+        except (KeyError, ValueError) as error:
+            return table, done, _misfit(operation, error)
+    return table, len(operations), None
+
+
+def _unsupported(operation: Operation) -> KernlbError | None:
+    what = thing(operation.key)
+    if not isinstance(operation.after, VirtualService | RealServer | None):
+        return KernelError(f"cannot {operation.verb} {what}", errno=EINVAL, where=what)
+    reason = refusal(operation.after) if operation.after is not None else None
+    hint = 'see engine = "ipvs", or forwarding fullnat, direct or tunnel'
+    return Unsupported(f"cannot {operation.verb} {what}: {reason}", where=what, hint=hint) if reason else None
+
+
+def _misfit(operation: Operation, error: Exception) -> KernelError:
+    what = thing(operation.key)
+    reason = "not there" if isinstance(error, KeyError) else "there already"
+    if isinstance(error, KeyError) and error.args[0] != operation.key:
+        reason = f"no {thing(error.args[0])}"
+    number = ENOENT if isinstance(error, KeyError) else EEXIST
+    return KernelError(f"cannot {operation.verb} {what}: {reason}", errno=number, where=what)
