@@ -31,8 +31,10 @@ def services_document(
     names: Mapping[Key, Name],
     owned: frozenset[Key],
     counters: Mapping[Key, Counters],
+    everything: bool = False,
 ) -> list[dict[str, Any]]:
-    """The `services` of `show --json`: null for what an engine cannot know, never 0."""
+    """The `services` of `show --json`: null for what an engine cannot know, never 0. `everything`: those that only
+    checks use too."""
     sources = {(key.mark, key.address, key.port) for key in table if isinstance(key, SourceKey)}
     marked = _protocols(table)
     # The kernel lists what came last first; people wrote it in the order of the names.
@@ -45,6 +47,8 @@ def services_document(
     documents = []
     for key, service in sorted(services(table), key=place):
         name = names.get(key) if key in owned else None
+        if name is not None and name.check and not everything:
+            continue
         mark = _mark(key, table)
         rows = []
         for server_key, server in sorted(members[key], key=place):

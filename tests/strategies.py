@@ -144,7 +144,6 @@ def checks(kinds: st.SearchStrategy[object] = probes) -> st.SearchStrategy[Check
         bind_address=st.none() | unicast,
         mark=st.none() | st.integers(1, 2**32 - 1),
         interface=st.none() | st.just("eth0"),
-        via_vip=st.booleans(),
     )
 
 

@@ -30,6 +30,7 @@ OWN_FAULTS = frozenset(
     }
 )
 IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h
+_ANY_PORT = 9
 LINGER_RESET = b"\x01\x00\x00\x00\x00\x00\x00\x00"  # struct linger {1, 0}: close by reset, no TIME_WAIT
 
 
@@ -116,12 +117,22 @@ def opened(target: Target, kind: socket.SocketKind, protocol: int = 0) -> socket
 
 def bind_source(sock: socket.SocketType, target: Target, kind: int) -> None:
     """Binds to the check's own address, if it has one."""
-    if target.source is None:
+    source = target.source
+    if source is None and target.check.toward is not None:
+        source = _source_toward(target.check.toward)
+    if source is None:
         return
     if kind == socket.SOCK_STREAM:
         # The port is chosen at connect(), so that probes of different targets may share it.
         sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
-    sock.bind(target.source)
+    sock.bind(source)
+
+
+def _source_toward(address: Address) -> tuple[str, int]:
+    """The own address that the kernel would take for packets there. Sends nothing."""
+    with socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as asked:
+        asked.connect((str(address), _ANY_PORT))
+        return (asked.getsockname()[0], 0)
 
 
 def refused(number: int, code: Code = Code.L4CON) -> Verdict:

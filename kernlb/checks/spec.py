@@ -218,6 +218,7 @@ class Check:
     mark: int | None = None
     interface: str | None = None
     via_vip: bool = False  # take the path of the traffic, to the VIP at the server
+    toward: Address | None = None  # whose route says where probes come from; None: the target's
 
     @property
     def patience(self) -> float:

@@ -129,6 +129,8 @@ def _names(ctx: click.Context) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     try:
         for name in Store(session.places().state_file).load().names.values():
+            if name.check:
+                continue
             servers = found.setdefault(name.service, [])
             if name.server and name.server not in servers:
                 servers.append(name.server)

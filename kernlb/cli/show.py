@@ -16,7 +16,12 @@ from kernlb.text import operation
 
 
 @verb("show")
-@click.option("--all", "everything", is_flag=True, help="Also marks, limits, source NAT, addresses and settings.")
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Also marks, limits, source NAT, addresses, settings, and services that only checks use.",
+)
 def command(session: Session, everything: bool) -> int:
     """Show services, servers, weights and connections as in the kernel.
 
@@ -30,7 +35,11 @@ def command(session: Session, everything: bool) -> int:
     table = reconciler.kernel.read()
     state = reconciler.state
     documents = services_document(
-        table, names=state.names, owned=frozenset(state.ownership.claimed), counters=reconciler.kernel.counters()
+        table,
+        names=state.names,
+        owned=frozenset(state.ownership.claimed),
+        counters=reconciler.kernel.counters(),
+        everything=everything,
     )
     if session.as_json:
         extra = {"settings": [_line(key, table) for key in _others(table)]} if everything else {}

@@ -129,7 +129,9 @@ class CheckKeys(Keys):
     mark: FirewallMark | None = Field(default=None, description="Firewall mark on the packets of checks.")
     interface: Interface | None = Field(default=None, description="Interface that checks leave by.")
     via_vip: bool | None = Field(
-        default=None, description="Probe the VIP at the server, on the path of the traffic; for direct and tunnel."
+        default=None,
+        description="Probe the VIP at the server, on the path of the traffic; for direct and tunnel servers. "
+        "Answers come in from the VIP, which strict reverse path filtering (rp_filter = 1) would refuse.",
     )
 
     tls: TlsEntry = Field(default=None, description="https, tls, tcp, smtp, grpc: speak TLS; true, or its options.")

@@ -28,6 +28,7 @@ from kernlb.model import (
     TunnelKind,
     family_of,
 )
+from kernlb.vip_checks import PATHLESS, asked
 
 ONE_WAY = frozenset({Forwarding.DIRECT, Forwarding.TUNNEL})
 """Replies go past the director, and ports stay as the client wrote them."""
@@ -237,9 +238,33 @@ def _servers(service: Service, config: Config, path: Path) -> Iterator[Finding]:
             hint = "write min_connections below max_connections" if server.max_connections else "write max_connections"
             yield Finding((*here, "min_connections"), "begins again where it never stopped", hint)
         yield from _tunnel(server, here)
+        yield from _via_vip(service, server, config, here)
         if server.check and not (server.port or server.check.port or isinstance(server.check.probe, PORTLESS)):
             hint = "write port = 80 in the check, or at the server"
             yield Finding(here, "the server has no port of its own: its check needs one", hint)
+
+
+def _via_vip(service: Service, server: Server, config: Config, path: Path) -> Iterator[Finding]:
+    if server.agent is not None and server.agent.via_vip:
+        yield Finding((*path, "agent", "via_vip"), "an agent speaks for its server, not for the VIP", "leave it out")
+    check = server.check
+    if check is None or not check.via_vip:
+        return
+    here = (*path, "check", "via_vip")
+    fixed = next((n for n in ("address", "mark", "interface") if getattr(check, n) is not None), None)
+    engine = service.engine if service.engine is not EngineChoice.AUTO else config.engine.default
+    if server.forwarding not in ONE_WAY:
+        wrong = f"forwarding {server.forwarding} gives the server its own address to answer, never the VIP"
+        yield Finding(here, wrong, "leave it out: the ordinary check takes the path of the traffic")
+    elif isinstance(check.probe, PATHLESS):
+        yield Finding(here, "this kind of check cannot go the way of the traffic", "use tcp, http or another")
+    elif fixed is not None:
+        yield Finding(here, f"a check through the VIP chooses its {fixed} itself", f"leave {fixed} or via_vip out")
+    elif engine is EngineChoice.XDP:
+        yield Finding(here, "engine xdp does not see what the director itself sends", 'write engine = "ipvs"')
+    elif not asked(service, server):
+        wrong = f"the service is bound to no address of the server's family, {family_of(server.address)}"
+        yield Finding(here, wrong, "bind an address, or leave via_vip out")
 
 
 def _same_port(service: Service, server: Server, path: Path) -> Iterator[Finding]:

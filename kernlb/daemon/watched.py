@@ -7,14 +7,19 @@ from kernlb.checker import Watched
 from kernlb.config.values import Config, Policy
 from kernlb.pool import ServerName
 from kernlb.ratings import all_servers
+from kernlb.vip_checks import ways
 
 
 def watched(config: Config) -> Iterable[Watched[ServerName]]:
     """Every server with a check, under its configured names."""
+    through_vips = ways(config)
     for service in config.services:
         timed = isinstance(service.scheduler, Policy)
         for server in all_servers(service):
+            way = through_vips.get((service.name, server.name))
             checks = tuple(check for check in (server.check, server.agent) if check is not None)
+            if way is not None and server.check is not None:
+                checks = (*way.checks(server.check), *checks[1:])
             if checks:
                 yield Watched(
                     key=(service.name, server.name),
