@@ -6,6 +6,7 @@ python := .venv/bin/python
 
 help:
 	@echo 'make demo   a client, a director and two real servers: balanced, changed under load, cleared'
+	@echo '            (make demo ENGINE=ipvs: with IPVS, in a guest kernel where this one has none)'
 	@echo 'make test   the whole suite; what needs IPVS runs in a guest kernel where this one has none'
 	@echo 'make check  ruff, mypy --strict and the law of the layers; needs no root'
 	@echo 'make bench  kernlb beside its peers, in one run'
@@ -13,8 +14,8 @@ help:
 	@echo 'make clean  removes what the other targets made here (not the Debian packages)'
 
 demo:
-	@tests/setup.sh demo
-	@$(python) -m tests.vm --unless-ipvs -- .venv/bin/kernlb demo
+	@tests/setup.sh demo $(ENGINE)
+	@$(if $(ENGINE),$(python) -m tests.vm --unless-ipvs --) .venv/bin/kernlb demo $(if $(ENGINE),--engine $(ENGINE))
 
 test:
 	@tests/setup.sh test

@@ -1,11 +1,12 @@
 #!/bin/bash
 # Brings what a make target needs, and says so: Debian packages and Python's, the guest kernel, links to kernel headers.
-# Usage: tests/setup.sh check|demo|test|bench|deb. What is there is left alone; without root, what is missing is named.
+# Usage: tests/setup.sh check|demo [ipvs]|test|bench|deb. What is there is left alone; without root, what is missing is named.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 venv_packages=(python3 python3-venv)
 build_packages=(clang dpkg libbpf-dev libc6-dev llvm make)
+bpf_packages=(clang libbpf-dev libbpf1 libc6-dev llvm make)
 demo_packages=(curl ipvsadm iproute2 iputils-ping kmod nftables)
 guest_packages=(busybox-static kmod qemu-system-common qemu-system-x86)
 test_packages=(bird2 bpftool clang conntrack ethtool frr gcc groff-base haproxy iputils-ping keepalived libbpf-dev libc6-dev llvm
@@ -90,6 +91,16 @@ link_headers() {
 	ln -sfn "${newest%-cloud-amd64}-common" "$modules/source"
 }
 
+# The eBPF program, from source: an editable installation has no other.
+build_program() {
+	install_packages "${bpf_packages[@]}"
+	if command -v clang >/dev/null; then
+		make --silent -C bpf
+	else
+		say "no clang, so left out: the eBPF program"
+	fi
+}
+
 prepare_guest() {
 	has_ipvs && return
 	say "kernel $(uname -r) has no IPVS: a guest kernel in QEMU will"
@@ -108,12 +119,14 @@ deb)
 demo)
 	install_packages "${demo_packages[@]}"
 	install_python
-	prepare_guest
+	build_program
+	if [ "${2:-}" = ipvs ]; then prepare_guest; fi
 	;;
 test | bench)
 	install_packages "${demo_packages[@]}" "${guest_packages[@]}" "${test_packages[@]}"
 	install_python test
 	link_headers
+	build_program
 	if [ "$(id -u)" = 0 ]; then prepare_guest; else say "not root, so left out: what needs root, IPVS included"; fi
 	;;
 *)

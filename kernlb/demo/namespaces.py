@@ -5,6 +5,7 @@ client 192.0.2.10 -- 192.0.2.1 director 10.0.0.254 -- 10.0.0.1, .2, .3: one wire
 
 import multiprocessing
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kernlb.errors import Unsupported
-from kernlb.places import NETNS_DIRECTORY, enter
+from kernlb.places import NETNS_DIRECTORY, Places, enter
 
 CLIENT = "192.0.2.10"
 DIRECTOR_FRONT = "192.0.2.1"
@@ -68,6 +69,8 @@ class Lab:
             if process.is_alive():
                 process.kill()
             process.join()
+        for path in NETNS_DIRECTORY.glob(f"{self._tag}*"):
+            _forget(path.name)
         _ip([f"netns del {path.name}" for path in NETNS_DIRECTORY.glob(f"{self._tag}*")])
 
     def _wire(self, part: str, address: str, director_end: str, director_address: str) -> None:
@@ -125,8 +128,14 @@ def _sweep() -> None:
     for path in NETNS_DIRECTORY.glob(f"{_PREFIX}*"):
         pid = path.name.removeprefix(_PREFIX).partition("-")[0]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            _forget(path.name)
             dead.append(f"netns del {path.name}")
     _ip(dead)
+
+
+def _forget(namespace: str) -> None:
+    """What is pinned in the BPF file system outlives its namespace."""
+    shutil.rmtree(Places(namespace=namespace).pins, ignore_errors=True)
 
 
 def _ip(lines: Sequence[str], *, namespace: str | None = None) -> None:
