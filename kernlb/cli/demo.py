@@ -12,7 +12,8 @@ from kernlb.cli.root import verb
 from kernlb.cli.session import Session, need_net_admin
 from kernlb.demo.director import Director
 from kernlb.demo.namespaces import lab
-from kernlb.demo.story import ACTS, Outcome, Stage, set_stage
+from kernlb.demo.stage import Outcome, Stage
+from kernlb.demo.story import play
 
 _TOPOLOGY = """\
    client                     director                      real servers
@@ -28,7 +29,8 @@ def command(session: Session) -> int:
     """Balance real traffic between network namespaces of this machine.
 
     Builds a client, a director and three real servers out of namespaces, hands the director a haproxy.cfg, sends
-    requests, changes the pool under load, and takes everything away again. Nothing outside those namespaces is
+    requests, and changes the pool under load; then the daemon meets a server that dies, one that gets slow and one
+    that is drained. Takes everything away again. Nothing outside those namespaces is
     touched. Needs root, iproute2, nftables and a kernel with IPVS.
 
     Exit status: 0 all as claimed, 1 not.
@@ -40,10 +42,9 @@ def command(session: Session) -> int:
     with TemporaryDirectory(prefix="kernlb-demo-") as directory, lab() as built:
         stage = Stage(built, Director(built, Path(directory), load()), Path(directory), _say)
         _say("starting three real servers")
-        set_stage(stage)
         outcomes = []
-        for act in ACTS:
-            outcomes.append(act(stage))
+        for outcome in play(stage):
+            outcomes.append(outcome)
             if not session.as_json:
                 mark = click.style("ok ", fg="green") if outcomes[-1].held else click.style("NOT", fg="red")
                 click.echo(f"{mark} {outcomes[-1].claim}: {outcomes[-1].figures}")

@@ -6,19 +6,24 @@ would load for each call, which takes seconds on an emulated machine.
 
 import json
 import os
+import signal
 import sys
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from kernlb.control_client import ControlClient
 from kernlb.demo.namespaces import Answer, Lab
 from kernlb.errors import KernlbError
 
 _PATIENCE = 200.0
+_PAUSE = 0.05
 _CRASHED = 70  # EX_SOFTWARE of sysexits.h
 
 
@@ -33,6 +38,36 @@ class Said:
     @property
     def document(self) -> Any:
         return json.loads(self.out)
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """A running `kernlb run`, asked through its control socket."""
+
+    client: ControlClient
+    answer: Answer
+
+    @property
+    def serves(self) -> bool:
+        return self.client.serves()
+
+    def servers(self) -> dict[str, dict[str, Any]]:
+        """What `kernlb status` says of each server of the only service."""
+        (service,) = self.client.status()["services"]
+        return {row["name"]: row for row in service["servers"]}
+
+    def statuses(self) -> dict[str, str]:
+        return {name: row["status"] for name, row in self.servers().items()}
+
+
+def await_that(true: Callable[[], bool], otherwise: str, *, seconds: float = 60.0) -> float:
+    """Ask again until it is so; how many seconds that took. Raises KernlbError when the time is up."""
+    began = time.monotonic()
+    while not true():
+        if time.monotonic() - began > seconds:
+            raise KernlbError(f"{otherwise} within {seconds:g} s")
+        time.sleep(_PAUSE)
+    return time.monotonic() - began
 
 
 class Director:
@@ -52,6 +87,22 @@ class Director:
         """Start kernlb; the answer is what it Said."""
         places = ["--run-dir", str(self.directory / "run"), "--state-dir", str(self.directory / "state")]
         return self.lab.ask("director", _kernlb, self._program, self.directory, [*places, *arguments])
+
+    @contextmanager
+    def daemon(self, file: Path) -> Iterator["Daemon"]:
+        """`kernlb run FILE`, until the end of the block; what it wrote stays in the kernel."""
+        answer = self.begin("run", str(file))
+        place = self.directory / "run" / self.lab.namespace("director") / "control.sock"
+        daemon = Daemon(ControlClient(place, timeout=30.0), answer)
+        try:
+            await_that(lambda: daemon.serves or not answer.alive, "the daemon did not start")
+            yield daemon
+        finally:
+            if answer.alive:
+                os.kill(answer.pid, signal.SIGTERM)
+            ended: Said = answer.value(timeout=_PATIENCE)
+        if ended.code:
+            raise KernlbError(f"kernlb run exited {ended.code}: {ended.err.strip()}")
 
     def call(self, *arguments: str, allowed: tuple[int, ...] = (0,)) -> Said:
         """Raises KernlbError on any exit code that is not allowed."""

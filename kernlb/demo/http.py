@@ -5,9 +5,16 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from typing import Protocol
 
 _PATIENCE = 5.0
 _THINK = 0.1  # Seconds between two requests on a connection, so that an emulated machine keeps up.
+
+
+class Delay(Protocol):
+    """Seconds, which another process may change."""
+
+    value: float
 
 
 @dataclass(slots=True)
@@ -34,9 +41,9 @@ class Tally:
         return {peer for _, peer in self.by}
 
 
-def serve(name: str, address: str, port: int) -> None:
-    """Answer every request with the server's name and the address it came from, until killed."""
-    asyncio.run(_serve(name, address, port))
+def serve(name: str, address: str, port: int, delay: Delay | None = None) -> None:
+    """Answer every request with the server's name and the address it came from, after the delay, until killed."""
+    asyncio.run(_serve(name, address, port, delay))
 
 
 def fetch(result: Connection, address: str, port: int, count: int, parallel: int) -> None:
@@ -52,12 +59,14 @@ def keep_busy(result: Connection, stop: Connection, address: str, port: int, par
     result.send(asyncio.run(_keep_busy(stop, address, port, parallel, lifetime)))
 
 
-async def _serve(name: str, address: str, port: int) -> None:
+async def _serve(name: str, address: str, port: int, delay: Delay | None) -> None:
     async def session(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         body = f"{name} {writer.get_extra_info('peername')[0]}".encode()
         answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
         try:
             while await reader.readuntil(b"\r\n\r\n"):
+                if delay is not None and delay.value:
+                    await asyncio.sleep(delay.value)
                 writer.write(answer)
                 await writer.drain()
         except (asyncio.IncompleteReadError, OSError):
@@ -106,7 +115,7 @@ async def _session(address: str, port: int, tally: Tally, *, until: float) -> No
         reader, writer = await asyncio.wait_for(asyncio.open_connection(address, port), _PATIENCE)
         while True:
             writer.write(b"GET / HTTP/1.1\r\nHost: demo\r\n\r\n")
-            tally.by[await asyncio.wait_for(_answer(reader), _PATIENCE)] += 1
+            tally.by[await asyncio.wait_for(read_answer(reader), _PATIENCE)] += 1
             if time.monotonic() >= until:
                 return
             await asyncio.sleep(_THINK)
@@ -120,7 +129,8 @@ async def _session(address: str, port: int, tally: Tally, *, until: float) -> No
             writer.close()
 
 
-async def _answer(reader: asyncio.StreamReader) -> tuple[str, str]:
+async def read_answer(reader: asyncio.StreamReader) -> tuple[str, str]:
+    """Who answered, and the address that it saw. EOFError or OSError where the connection ends before."""
     head = await reader.readuntil(b"\r\n\r\n")
     length = int(head.lower().partition(b"content-length:")[2].split()[0])
     name, _, peer = (await reader.readexactly(length)).decode().partition(" ")

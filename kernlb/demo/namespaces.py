@@ -95,6 +95,10 @@ class Answer:
         self._process = process
         self.pid = process.pid or 0
 
+    @property
+    def alive(self) -> bool:
+        return self._process.is_alive()
+
     def value(self, *, timeout: float) -> Any:
         if not self._connection.poll(timeout):
             raise TimeoutError(f"no answer within {timeout:g} s")
