@@ -280,8 +280,14 @@ static __always_inline int balance(void *ctx, struct cursor *cursor, __u32 netwo
 		return pass(hook, CAUSE_NO_SERVICE);
 	if (unlikely(!choose(service, &packet, hash, hook, &choice)))
 		return pass(hook, CAUSE_NO_SERVER);
-	if (hook == HOOK_EXPLAIN)
+	if (hook == HOOK_EXPLAIN) {
+		if (choice.server->hop.method == HOP_UNRESOLVED)
+			return pass(hook, CAUSE_NO_HOP);
+		if (settings.fullnat && choice.server->forwarding == FORWARD_FULLNAT &&
+		    packet.tuple.protocol == IPPROTO_TCP && !begins(&packet))
+			return pass(hook, CAUSE_NO_FLOW);
 		return passed(hook);
+	}
 	if (!settings.fullnat || choice.server->forwarding != FORWARD_FULLNAT) {
 		if (unlikely(packet.fragment))
 			remember_fragment(&packet, choice.id);

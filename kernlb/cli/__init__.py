@@ -27,6 +27,7 @@ VERBS = {
     "reload": "Have the daemon read its file again.",
     "simulate": "Weights over time under scripted failures, no kernel touched.",
     "show": "Show services, servers, weights and connections as in the kernel.",
+    "explain": "Say which service, slot and server a flow meets, and why.",
     "clear": "Remove from the kernel what kernlb owns, and nothing else.",
     "convert": "Turn a configuration into another program's, or into kernlb's own.",
     "render": "Print units, real servers' set-up, VRRP and BGP companions.",

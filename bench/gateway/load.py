@@ -1,0 +1,37 @@
+"""The load of the bench: wrk for requests, one stream for bulk."""
+
+import re
+
+from bench.gateway.network import BULK, HTTP, VIP, Network
+
+_RATE = re.compile(r"Requests/sec:\s+([\d.]+)")
+_FAILED = re.compile(r"Socket errors: (.*)|Non-2xx or 3xx responses: (.*)")
+_RECEIVER = """
+import socket, time
+buffer = bytearray(1 << 20)
+connection = socket.create_connection(({address!r}, {port}), 5)
+connection.recv_into(buffer)
+began, total = time.monotonic(), 0
+while time.monotonic() - began < {seconds}:
+    total += connection.recv_into(buffer)
+print(total / (time.monotonic() - began))
+"""
+
+
+def requests(network: Network, *, seconds: float, keep_alive: bool) -> float:
+    """Microseconds a request, all connections together."""
+    close = () if keep_alive else ("-H", "Connection: close")
+    network.await_answer(VIP, HTTP, at="client")
+    command = ("wrk", "-t2", "-c64", f"-d{seconds:g}s", *close, f"http://{VIP}:{HTTP}/")
+    said = network.run("client", *command, timeout=seconds + 30)
+    rate = _RATE.search(said)
+    if rate is None or _FAILED.search(said):
+        raise SystemExit(f"bench: wrk said {said}")
+    return 1e6 / float(rate[1])
+
+
+def bulk(network: Network, *, seconds: float) -> float:
+    """Nanoseconds a kilobyte."""
+    network.await_answer(VIP, BULK, at="client")
+    program = _RECEIVER.format(address=VIP, port=BULK, seconds=seconds)
+    return 1e12 / float(network.run("client", "python3", "-c", program, timeout=seconds + 30))

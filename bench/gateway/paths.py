@@ -1,0 +1,94 @@
+"""The ways through the gateway that are compared. Each sets itself up on a network of its own."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+from bench.gateway.network import BULK, HTTP, SERVERS, VIP, Network
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    name: str
+    on: Callable[[Network], AbstractContextManager[None]]
+
+
+@contextmanager
+def routing(network: Network) -> Iterator[None]:
+    """Both servers have the VIP; the gateway hashes connections over the two routes."""
+    hops = " ".join(f"nexthop via {address}" for address in SERVERS.values())
+    network.ip("gateway", f"route add {VIP}/32 {hops}")
+    yield
+
+
+@contextmanager
+def nftables(network: Network) -> Iterator[None]:
+    first, second = SERVERS.values()
+    text = f"""
+table ip bench {{
+  chain in {{
+    type nat hook prerouting priority dstnat
+    ip daddr {VIP} tcp dport {{ {HTTP}, {BULK} }} dnat to numgen inc mod 2 map {{ 0 : {first}, 1 : {second} }}
+  }}
+  chain out {{
+    type nat hook postrouting priority srcnat
+    ct status dnat masquerade
+  }}
+}}
+"""
+    network.run("gateway", "nft", "-f", "-", text=text)
+    yield
+
+
+_HAPROXY = """
+global
+  nbthread 2
+  maxconn 8000
+defaults
+  mode tcp
+  timeout client 60s
+  timeout server 60s
+  timeout connect 5s
+  balance roundrobin
+"""
+
+
+@contextmanager
+def haproxy(network: Network) -> Iterator[None]:
+    config = network.directory / "haproxy.cfg"
+    text = _HAPROXY
+    for port in (HTTP, BULK):
+        servers = "".join(f"  server {name} {address}:{port}\n" for name, address in SERVERS.items())
+        text += f"listen port{port}\n  bind {VIP}:{port}\n{servers}"
+    config.write_text(text)
+    network.ip("gateway", f"addr add {VIP}/32 dev lo")
+    network.sysctl("gateway", net__ipv4__ip_local_port_range="1024 65000", net__ipv4__tcp_tw_reuse="1")
+    network.start("gateway", "haproxy", "-db", "-q", "-f", str(config))
+    yield
+
+
+@contextmanager
+def kernlb(network: Network) -> Iterator[None]:
+    """As its user would: a file and `kernlb apply`."""
+    text = '[engine]\ndefault = "xdp"\n[defaults]\nforwarding = "fullnat"\n'
+    for port in (HTTP, BULK):
+        servers = "\n".join(f'{name} = "{address}:{port}"' for name, address in SERVERS.items())
+        text += f'[service.port{port}]\nbind = ["{VIP}:{port}"]\nscheduler = "maglev"\n'
+        text += f"[service.port{port}.servers]\n{servers}\n"
+    file = network.directory / "kernlb.toml"
+    file.write_text(text)
+    places = ("--run-dir", str(network.directory / "run"), "--state-dir", str(network.directory / "state"))
+    command = (sys.executable, "-m", "kernlb", "--netns", network.name("gateway"), *places)
+    subprocess.run([*command, "apply", str(file)], check=True, timeout=60, stdout=subprocess.DEVNULL)
+    yield
+    subprocess.run([*command, "clear"], check=True, timeout=60, stdout=subprocess.DEVNULL)
+
+
+PATHS = (
+    Path("plain ECMP routing", routing),
+    Path("nftables DNAT", nftables),
+    Path("HAProxy tcp", haproxy),
+    Path("kernlb xdp", kernlb),
+)
