@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from kernlb.engines import Engine, Tending
+from kernlb.engines.absent import Absent
 from kernlb.engines.ipvs import Ipvs
 from kernlb.engines.remembered import Remembered, RememberedIpvs
 from kernlb.engines.rtnetlink import GROUPS
@@ -79,6 +80,8 @@ class Watch:
             self._spoil.append(self._ipvs.spoil)
             return self._ipvs
         sock = None
+        if isinstance(engine, Absent):
+            return engine
         if isinstance(engine, Tending):
             self._tending.append(engine)
             self._news = self._news or _listening(_NETLINK_ROUTE, GROUPS)

@@ -14,6 +14,7 @@ from kernlb.demo.director import Director
 from kernlb.demo.namespaces import lab
 from kernlb.demo.stage import Outcome, Stage
 from kernlb.demo.story import play
+from kernlb.engines.ipvs import Ipvs
 
 _TOPOLOGY = """\
    client                     director                      real servers
@@ -25,18 +26,27 @@ _TOPOLOGY = """\
 
 
 @verb("demo")
-def command(session: Session) -> int:
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "ipvs"]),
+    default="auto",
+    show_default=True,
+    help="auto: IPVS where this kernel has it, else the eBPF program. ipvs: nothing else.",
+)
+def command(session: Session, engine: str) -> int:
     """Balance real traffic between network namespaces of this machine.
 
     Builds a client, a director and three real servers out of namespaces, hands the director a haproxy.cfg, sends
     requests, and changes the pool under load; then the daemon meets a server that dies, one that gets slow and one
     that is drained. Takes everything away again. Nothing outside those namespaces is
-    touched. Needs root, iproute2, nftables and a kernel with IPVS.
+    touched. Needs root, iproute2, and a kernel with IPVS (then nftables too) or eBPF.
 
     Exit status: 0 all as claimed, 1 not.
     """
     need_net_admin("demo")
     started = time.monotonic()
+    if engine == "ipvs":
+        Ipvs().close()
     if not session.as_json:
         click.echo(_TOPOLOGY)
     with TemporaryDirectory(prefix="kernlb-demo-") as directory, lab() as built:

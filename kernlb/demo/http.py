@@ -1,6 +1,7 @@
 """The demo's real servers and clients: HTTP/1.1 over asyncio, just enough to count who answered and what failed."""
 
 import asyncio
+import errno
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -130,8 +131,12 @@ async def _session(address: str, port: int, tally: Tally, *, until: float) -> No
 
 
 async def read_answer(reader: asyncio.StreamReader) -> tuple[str, str]:
-    """Who answered, and the address that it saw. EOFError or OSError where the connection ends before."""
+    """Who answered, and the address that it saw. EOFError or OSError where the connection ends before, or where a proxy
+    has nobody to ask."""
     head = await reader.readuntil(b"\r\n\r\n")
+    status = head.split()[1].decode("ascii", "replace")
+    if status != "200":
+        raise OSError(errno.EPROTO, f"status {status}")
     length = int(head.lower().partition(b"content-length:")[2].split()[0])
     name, _, peer = (await reader.readexactly(length)).decode().partition(" ")
     return name, peer

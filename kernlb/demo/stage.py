@@ -92,20 +92,24 @@ class Stage:
     @contextmanager
     def load(self, *, parallel: int, lifetime: float) -> Iterator["Load[Tally]"]:
         """Keep-alive connections, each for `lifetime` seconds."""
-        with self._loading(keep_busy, parallel, lifetime) as (answer, stop):
+        with self._loading(keep_busy, "client", DIRECTOR_FRONT, parallel, lifetime) as (answer, stop):
             yield Load(answer, stop)
 
     @contextmanager
-    def steady_load(self, *, rate: float) -> Iterator["Load[list[Sample]]"]:
-        """New connections at a constant rate."""
-        with self._loading(ask_steadily, rate, _PATIENCE) as (answer, stop):
+    def steady_load(
+        self, *, rate: float, patience: float = _PATIENCE, address: str = DIRECTOR_FRONT, at: str = "client"
+    ) -> Iterator["Load[list[Sample]]"]:
+        """New connections at a constant rate, each given up after `patience` seconds."""
+        with self._loading(ask_steadily, at, address, rate, patience) as (answer, stop):
             yield Load(answer, stop)
 
     @contextmanager
-    def _loading(self, client: Callable[..., None], *how: float) -> Iterator[tuple[Answer, Connection]]:
+    def _loading(
+        self, client: Callable[..., None], at: str, address: str, *how: float
+    ) -> Iterator[tuple[Answer, Connection]]:
         here: Connection
         here, there = multiprocessing.Pipe()
         try:
-            yield self.lab.ask("client", client, there, DIRECTOR_FRONT, PORT, *how), here
+            yield self.lab.ask(at, client, there, address, PORT, *how), here
         finally:
             here.close()
