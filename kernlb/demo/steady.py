@@ -1,6 +1,8 @@
 """An open-loop client: a request on a new connection every so often, whether or not earlier ones were answered."""
 
 import asyncio
+import errno
+import os
 import socket
 import time
 from dataclasses import dataclass
@@ -55,7 +57,9 @@ async def _ask(samples: list[Sample], due: float, address: str, port: int, patie
     except asyncio.IncompleteReadError:
         failure = "closed without an answer"
     except OSError as error:
-        failure = error.strerror or type(error).__name__
+        # What asyncio says of a connect names the address too; EPROTO is of read_answer.
+        known = error.errno not in (None, errno.EPROTO)
+        failure = os.strerror(error.errno or 0) if known else error.strerror or type(error).__name__
     samples.append(Sample(due, time.monotonic() - due, server, failure))
 
 

@@ -1,0 +1,132 @@
+"""A real server dies under load: how long clients suffer, how many fail, how many wait for more than a second.
+
+New connections come at a constant rate whatever becomes of the earlier ones (open loop). The server is killed, so that
+its machine answers by reset, or vanishes, so that nothing answers. Beside keepalived and HAProxy in the same network.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+from bench.failover.peers import PATIENCE, PEERS, Peer, call, route_back
+from bench.harness import Comparison, Count, Report, Series, machine
+from kernlb.cli import load
+from kernlb.demo.director import Director, await_that
+from kernlb.demo.namespaces import SERVERS, lab
+from kernlb.demo.stage import Stage
+from kernlb.demo.steady import Sample
+
+NEEDS_IPVS = True
+RATE = 500.0  # new connections a second; halved until this machine keeps up
+SLOWEST = 10.0
+KEEPING_UP = 0.25  # seconds that a request may take where nothing is wrong
+CALM = 2.0
+SUFFERING = 14.0
+LATE = 1.0
+WAITING = 12.0  # seconds after which a client gives up
+VICTIM = "server3"
+RIVALS = ("keepalived", "HAProxy")  # A proxy asked to redispatch tries a refused connection again, as no director can.
+
+Progress = Callable[[str], None]
+Figures = dict[tuple[str, str], dict[str, list[float]]]
+"""By mode and title, then by peer, round by round."""
+OUT = "until the last client suffered"
+FAILED, LATER, BOTH = "failed", f"answered after more than {LATE:g} s", "failed or late"
+UNITS = {OUT: "s", FAILED: "requests", LATER: "requests", BOTH: "requests"}
+MODES = ("killed (reset)", "vanished (no answer)")
+
+
+def run(rounds: int, progress: Progress) -> Report:
+    figures: Figures = {}
+    with tempfile.TemporaryDirectory() as scratch, lab() as built:
+        stage = Stage(built, Director(built, Path(scratch), load()), Path(scratch), progress)
+        for name in SERVERS:
+            stage.start_server(name)
+        route_back(stage)
+        rate = _bearable(stage, progress)
+        for number in range(rounds):
+            turn = number % len(PEERS)
+            for peer in (*PEERS[turn:], *PEERS[:turn]):
+                for mode in MODES:
+                    found = _measured(stage, peer, mode, rate)
+                    shown = ", ".join(f"{title} {value:.1f} {UNITS[title]}" for title, value in found.items())
+                    progress(f"failover, round {number + 1} of {rounds}: {peer.name}, {mode}: {shown}")
+                    for title, value in found.items():
+                        figures.setdefault((mode, title), {}).setdefault(peer.name, []).append(value)
+    comparisons = tuple(
+        _comparison(f"{VICTIM} {mode}: {title}, at {rate:g} new connections/s", UNITS[title], found)
+        for (mode, title), found in figures.items()
+    )
+    return Report("failover", comparisons, tuple(_worse(figures)), machine())
+
+
+def _measured(stage: Stage, peer: Peer, mode: str, rate: float) -> dict[str, float]:
+    with peer.running(stage):
+        await_that(lambda: _all_answer(stage), f"{peer.name} does not reach every server", seconds=PATIENCE)
+        with stage.steady_load(rate=rate, patience=WAITING) as under_way:
+            time.sleep(CALM)
+            died = time.monotonic()
+            with _dead(stage, mode):
+                time.sleep(SUFFERING)
+                samples = under_way.stop()
+    return suffered(samples, died)
+
+
+def suffered(samples: Sequence[Sample], died: float) -> dict[str, float]:
+    failed = [sample for sample in samples if sample.failure]
+    late = [sample for sample in samples if not sample.failure and sample.seconds > LATE]
+    last = max((sample.started for sample in (*failed, *late)), default=died)
+    return {
+        OUT: max(0.0, last - died),
+        FAILED: len(failed),
+        LATER: len(late),
+        BOTH: len(failed) + len(late),
+    }
+
+
+@contextmanager
+def _dead(stage: Stage, mode: str) -> Iterator[None]:
+    if mode == MODES[0]:
+        stage.kill_server(VICTIM)
+        yield
+        stage.start_server(VICTIM)
+        return
+    silence = "add table inet bench; add chain inet bench input { type filter hook input priority 0; policy drop; }"
+    call(stage, VICTIM, "nft", silence)
+    yield
+    call(stage, VICTIM, "nft", "delete table inet bench")
+
+
+def _bearable(stage: Stage, progress: Progress) -> float:
+    """The rate at which this machine serves half as much again without delay, with nothing between."""
+    rate = RATE
+    while rate > SLOWEST:
+        with stage.steady_load(rate=1.5 * rate, patience=WAITING, address=SERVERS[VICTIM], at="director") as under_way:
+            time.sleep(CALM)
+            seconds = sorted(sample.seconds for sample in under_way.stop())
+        if seconds[int(0.99 * (len(seconds) - 1))] < KEEPING_UP:
+            break
+        progress(f"failover: {rate:g} new connections/s are too many for this machine")
+        rate /= 2
+    return rate
+
+
+def _all_answer(stage: Stage) -> bool:
+    return set(stage.requests(12).split) == set(SERVERS)
+
+
+def _comparison(title: str, unit: str, found: dict[str, list[float]]) -> Comparison:
+    series = tuple(Series(name, tuple(values)) for name, values in found.items())
+    return Comparison(title, unit, series, baseline="HAProxy")
+
+
+def _worse(figures: Figures) -> Iterator[Count]:
+    """kernlb fails and delays no more requests than its rivals."""
+    for (mode, title), found in figures.items():
+        if title is BOTH:
+            ours = median(found["kernlb"])
+            worse = sum(ours > median(found[name]) for name in RIVALS)
+            yield Count(f"{mode}: of {' and '.join(RIVALS)}, those with fewer failed or late requests", worse, 0)
