@@ -1,0 +1,215 @@
+"""The laws of an Engine on the eBPF balancer, in a namespace of its own, and what lives on there without a process."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+from subprocess import run
+
+import pytest
+
+from kernlb.engines.attach import Hook
+from kernlb.engines.carried import Wish
+from kernlb.engines.dataplane import Sizes
+from kernlb.engines.xdp import Xdp
+from kernlb.errors import KernelError, Unsupported
+from kernlb.explaining import Flow, ask_program
+from kernlb.model import (
+    Endpoint,
+    EngineName,
+    Family,
+    Forwarding,
+    Key,
+    Persistence,
+    Protocol,
+    RealServer,
+    Scheduler,
+    ServerKey,
+    Table,
+    Tunnel,
+    TunnelKind,
+    Value,
+    VirtualService,
+)
+from kernlb.plan import Operation, Verb, diff, quiesce
+from tests.engines.namespace import fresh_network
+
+pytestmark = [pytest.mark.bpf, pytest.mark.netns]
+SMALL = Sizes(services=64, keys=256, servers=4096, sources=16, memory_buckets=256, flow_buckets=256)
+SLOTS = 251
+HASHED = VirtualService(Scheduler.MAGLEV)
+BY_CLIENT = VirtualService(Scheduler.SH)
+SERVER = RealServer(Forwarding.FULLNAT, 1)
+
+
+def vip(number: int, *, protocol: Protocol = Protocol.TCP, port: int = 80) -> Endpoint:
+    return Endpoint(EngineName.XDP, protocol, ip_address(f"192.0.2.{number}"), port)
+
+
+def real(service: Endpoint, number: int, port: int = 80) -> ServerKey:
+    return ServerKey(service, ip_address("10.7.0.0") + number, port)
+
+
+@pytest.fixture
+def place(balancer: Path) -> Iterator[Path]:
+    """Where pins go; a network with one interface, whose far end is in a namespace of its own."""
+    path = Path(f"/sys/fs/bpf/kernlb/test-{os.getpid()}")
+    with fresh_network():
+        for line in (
+            "link add front type veth peer name far",
+            "addr add 10.7.255.254/16 dev front",
+            "addr add fd07::1/64 dev front nodad",
+            "link set front up",
+            "link set far up",
+        ):
+            run(["ip", *line.split()], check=True, timeout=30)
+        yield path
+        engine(path).apply(diff({}, engine(path).read()))
+    assert not path.exists()
+
+
+def engine(place: Path, *, tcx: bool = True) -> Xdp:
+    """As another process would open it."""
+    return Xdp(place, wish=Wish(), sizes=SMALL, slots=SLOTS, tcx=tcx)
+
+
+def converge(xdp: Xdp, desired: Table) -> int:
+    before = xdp.writes
+    xdp.apply(diff(desired, xdp.read()))
+    return xdp.writes - before
+
+
+def test_playing_the_difference_makes_what_is_observed_what_is_desired(place: Path) -> None:
+    gue = Tunnel(TunnelKind.GUE, 6080)
+    wildcard = Endpoint(EngineName.XDP, Protocol.UDP, Family.IPV4, 53)
+    v6 = Endpoint(EngineName.XDP, Protocol.TCP, ip_address("2001:db8::1"), 0)
+    tables: list[dict[Key, Value]] = [
+        {vip(1): HASHED, real(vip(1), 1): SERVER, real(vip(1), 2): replace(SERVER, weight=7)},
+        {vip(1): BY_CLIENT, real(vip(1), 2): replace(SERVER, weight=0), wildcard: HASHED, real(wildcard, 3, 0): SERVER},
+        {
+            v6: VirtualService(Scheduler.MAGLEV, persistence=Persistence(300, 128)),
+            ServerKey(v6, ip_address("fd07::9"), 0): RealServer(Forwarding.DIRECT, 3),
+            ServerKey(v6, ip_address("10.7.0.9"), 0): RealServer(Forwarding.TUNNEL, 2**20, tunnel=Tunnel()),
+            vip(1): HASHED,
+            real(vip(1), 5): RealServer(Forwarding.TUNNEL, 1, tunnel=gue),
+        },
+        {},
+    ]
+    xdp = engine(place)
+    assert xdp.read() == {}
+    for desired in tables:
+        converge(xdp, desired)
+        assert xdp.read() == engine(place).read() == desired
+        assert converge(xdp, desired) == 0
+
+
+def test_a_changed_weight_is_one_operation_and_a_service_goes_with_its_servers(place: Path) -> None:
+    xdp = engine(place)
+    desired: dict[Key, Value] = {vip(n): HASHED for n in range(1, 6)}
+    desired |= {real(vip(n), m): SERVER for n in range(1, 6) for m in range(3)}
+    assert converge(xdp, desired) == 20
+    heavier = desired | {real(vip(4), 2): replace(SERVER, weight=9)}
+    assert converge(engine(place), heavier) == 1
+    assert xdp.read() == heavier
+    left = {key: value for key, value in heavier.items() if key != vip(1) and getattr(key, "service", None) != vip(1)}
+    assert converge(xdp, left) == 1
+    assert xdp.read() == left
+
+
+def test_a_quiesced_server_stays_with_weight_zero(place: Path) -> None:
+    xdp = engine(place)
+    converge(xdp, {vip(1): HASHED, real(vip(1), 1): SERVER})
+    xdp.apply(quiesce([real(vip(1), 1)], xdp.read()))
+    assert xdp.read()[real(vip(1), 1)] == replace(SERVER, weight=0)
+
+
+def test_a_refused_operation_is_named_and_those_before_it_are_done(place: Path) -> None:
+    xdp = engine(place)
+    add = [Operation(Verb.ADD, vip(1), None, HASHED), Operation(Verb.ADD, real(vip(1), 1), None, SERVER)]
+    with pytest.raises(KernelError, match=r"real server 10\.7\.0\.1:80 of tcp 192\.0\.2\.9:80"):
+        xdp.apply([*add, Operation(Verb.ADD, real(vip(9), 1), None, SERVER)])
+    held: dict[Key, Value] = {vip(1): HASHED, real(vip(1), 1): SERVER}
+    assert xdp.read() == held
+    for operation in (
+        *add,
+        Operation(Verb.CHANGE, vip(2), HASHED, BY_CLIENT),
+        Operation(Verb.REMOVE, real(vip(1), 2), SERVER, None),
+    ):
+        with pytest.raises(KernelError, match=f"cannot {operation.verb} "):
+            xdp.apply([operation])
+        assert xdp.read() == held
+    with pytest.raises(Unsupported, match="no forwarding nat"):
+        xdp.apply([Operation(Verb.ADD, real(vip(1), 2), None, replace(SERVER, forwarding=Forwarding.NAT))])
+
+
+def test_every_service_and_server_is_counted(place: Path) -> None:
+    xdp = engine(place)
+    direct = replace(SERVER, forwarding=Forwarding.DIRECT)
+    desired: dict[Key, Value] = {vip(1): HASHED, real(vip(1), 1): SERVER, vip(2): HASHED, real(vip(2), 2): direct}
+    converge(xdp, desired)
+    counters = xdp.counters()
+    assert set(counters) == set(desired)
+    assert counters[vip(1)].live == counters[vip(1)].connections == 0
+    assert counters[real(vip(2), 2)].live is None, "a gateway that sees one direction cannot know"
+
+
+def test_a_thousand_servers_of_one_service_are_all_there(place: Path) -> None:
+    xdp = engine(place)
+    desired: dict[Key, Value] = {vip(1): HASHED} | {real(vip(1), number): SERVER for number in range(1000)}
+    assert converge(xdp, desired) == 1001
+    assert xdp.read() == desired
+
+
+@pytest.mark.parametrize(("tcx", "hook"), [(True, Hook.TCX), (False, Hook.CLSACT)])
+def test_the_program_hangs_until_nothing_is_carried_and_leaves_nothing(place: Path, tcx: bool, hook: Hook) -> None:
+    converge(engine(place, tcx=tcx), {vip(1): HASHED, real(vip(1), 1): SERVER})
+    assert set(engine(place).hooks().values()) == {hook}
+    engine(place).tend()
+    assert set(engine(place).hooks().values()) == {hook}
+    converge(engine(place), {})
+    assert engine(place).hooks() == {}
+    shown = run(["tc", "qdisc", "show", "dev", "front"], capture_output=True, text=True, check=True).stdout
+    assert "clsact" not in shown
+
+
+def test_a_new_interface_and_a_new_address_are_followed(place: Path) -> None:
+    everywhere = Endpoint(EngineName.XDP, Protocol.TCP, Family.IPV4, 80)
+    xdp = engine(place)
+    converge(xdp, {everywhere: HASHED, real(everywhere, 1): SERVER})
+    before = len(xdp.hooks())
+    for line in ("link add later type veth peer name beyond", "addr add 10.8.0.1/24 dev later", "link set later up"):
+        run(["ip", *line.split()], check=True, timeout=30)
+    assert asked(xdp, "10.8.0.1") is None
+    xdp.tend()
+    assert len(xdp.hooks()) == before + 1
+    assert asked(xdp, "10.8.0.1") == everywhere
+
+
+def test_the_same_configuration_is_the_same_table_whatever_came_before(place: Path) -> None:
+    """Two gateways agree: one that got its servers one by one, and one that got them together."""
+    xdp = engine(place)
+    desired: dict[Key, Value] = {vip(1): HASHED} | {real(vip(1), n): SERVER for n in range(1, 6)}
+    for number in range(5, 0, -1):
+        table = {k: v for k, v in desired.items() if k == vip(1) or k in [real(vip(1), n) for n in range(number, 6)]}
+        converge(xdp, table)
+    slowly = servers_of(xdp)
+    converge(xdp, {})
+    converge(xdp, desired)
+    assert servers_of(xdp) == slowly
+
+
+def asked(xdp: Xdp, address: str, port: int = 40000) -> Endpoint | None:
+    answer = ask_program(xdp, flow(address, port))
+    return answer.service if isinstance(answer.service, Endpoint) else None
+
+
+def servers_of(xdp: Xdp) -> list[object]:
+    return [ask_program(xdp, flow("192.0.2.1", port)).current for port in range(1024, 1224)]
+
+
+def flow(address: str, port: int) -> Flow:
+    client = ip_address("198.51.100.7")
+    return Flow(
+        client=client, client_port=port, vip=ip_address(address), vip_port=80, protocol=Protocol.TCP, begins=True
+    )
