@@ -1,0 +1,290 @@
+"""Real traffic through the eBPF engine: every forwarding, both families, TCP and UDP, changes under load, path MTU.
+
+client 192.0.2.10, fd01::10 -- director -- server1 10.0.0.1, fd00::1; server2 10.0.0.2, fd00::2
+"""
+
+import multiprocessing
+import select
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from ipaddress import ip_address
+from multiprocessing.connection import Connection
+from pathlib import Path
+from subprocess import run
+
+import pytest
+
+from kernlb.demo.namespaces import SERVERS, Lab, lab
+from kernlb.engines.carried import Wish
+from kernlb.engines.dataplane import Sizes
+from kernlb.engines.libbpf import Program
+from kernlb.engines.xdp import Xdp
+from kernlb.model import (
+    Endpoint,
+    EngineName,
+    Forwarding,
+    Key,
+    Protocol,
+    RealServer,
+    Scheduler,
+    ServerKey,
+    Table,
+    Tunnel,
+    Value,
+    VirtualService,
+)
+from kernlb.places import Places
+from kernlb.plan import diff
+
+pytestmark = [pytest.mark.bpf, pytest.mark.netns]
+VIP = {4: "198.51.100.80", 6: "2001:db8::80"}
+REAL = {4: SERVERS, 6: {name: f"fd00::{number}" for number, name in enumerate(SERVERS, 1)}}
+PORT = 7000
+SMALL = Sizes(services=16, keys=64, servers=1024, sources=16, memory_buckets=1024, flow_buckets=4096)
+PATIENCE = 20.0
+FORWARDINGS = [Forwarding.FULLNAT, Forwarding.DIRECT, Forwarding.TUNNEL]
+
+
+@pytest.fixture(scope="module")
+def network(balancer: Path) -> Iterator[Lab]:
+    with lab() as built:
+        built.ip("client", ["addr add fd01::10/64 dev eth0 nodad"])
+        built.ip("director", ["addr add fd01::1/64 dev front nodad"])
+        for family, front in ((4, "192.0.2.1"), (6, "fd01::1")):
+            built.ip("client", [f"route add {VIP[family]} via {front} dev eth0"])
+        # A raw socket of the servers' opens the tunnels: what it reads has to have its checksums.
+        inside(built, "client", "ethtool", "-K", "eth0", "tx", "off")
+        for number, name in enumerate(SERVERS, 1):
+            built.ip(name, [f"addr add fd00::{number}/128 dev eth0 nodad", "route add fd00::ff dev eth0"])
+            built.ip(name, [f"addr add {vip} dev lo{' nodad' if ':' in vip else ''}" for vip in VIP.values()])
+            built.ip(name, ["route add 192.0.2.10 via 10.0.0.254 dev eth0", "route add fd01::10 via fd00::ff dev eth0"])
+            built.ip("director", [f"addr add fd00::ff/128 dev {name} nodad", f"route add fd00::{number} dev {name}"])
+            for target in (serve_tcp, serve_udp):
+                built.start(name, target, name)
+            for family in (4, 6):
+                built.start(name, open_tunnel, family)
+        settings = ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+        inside(built, "director", "sysctl", "-qw", *settings)
+        yield built
+
+
+@pytest.fixture
+def director(network: Lab) -> Iterator["Director"]:
+    made = Director(network)
+    yield made
+    made.hold({})
+
+
+class Director:
+    """The engine in the director's namespace: a process enters it for each change, as kernlb's user would."""
+
+    def __init__(self, network: Lab) -> None:
+        self._lab = network
+
+    def hold(self, table: Table, wish: Wish | None = None) -> None:
+        place = self._lab.namespace("director")
+        assert self._lab.ask("director", hold, place, table, wish or Wish()).value(timeout=60)
+
+
+def hold(result: Connection, namespace: str, table: Table, wish: Wish) -> None:
+    engine = Xdp(Places(namespace=namespace).pins, wish=wish, sizes=SMALL, slots=1009)
+    engine.apply(diff(table, engine.read()))
+    engine.tend()
+    result.send(engine.read() == table)
+
+
+def table(
+    family: int, forwarding: Forwarding, weights: dict[str, int], *, protocol: Protocol = Protocol.TCP
+) -> dict[Key, Value]:
+    service = Endpoint(EngineName.XDP, protocol, ip_address(VIP[family]), PORT)
+    held: dict[Key, Value] = {service: VirtualService(Scheduler.MAGLEV)}
+    tunnel = Tunnel() if forwarding is Forwarding.TUNNEL else None
+    for name, weight in weights.items():
+        server = RealServer(forwarding, weight, tunnel=tunnel)
+        held[ServerKey(service, ip_address(REAL[family][name]), PORT)] = server
+    return held
+
+
+def inside(network: Lab, part: str, *command: str) -> None:
+    done = run(["ip", "netns", "exec", network.namespace(part), *command], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+
+
+# --- what runs in the namespaces
+
+
+def serve_tcp(name: str) -> None:
+    """Answers each line `N` and N bytes after it with its name."""
+
+    def session(connection: socket.socket) -> None:
+        with connection, connection.makefile("rwb") as stream:
+            while line := stream.readline():
+                stream.read(int(line))
+                stream.write(f"{name} {connection.getpeername()[0]}\n".encode())
+                stream.flush()
+
+    listener = socket.create_server(("::", PORT), family=socket.AF_INET6, dualstack_ipv6=True, backlog=512)
+    while True:
+        threading.Thread(target=session, args=(listener.accept()[0],), daemon=True).start()
+
+
+def serve_udp(name: str) -> None:
+    """From the address that was asked, as it has several: one socket for each."""
+    places = [*VIP.values(), *(addresses[name] for addresses in REAL.values())]
+    sockets = []
+    for place in places:
+        sock = socket.socket(socket.AF_INET6 if ":" in place else socket.AF_INET, socket.SOCK_DGRAM)
+        sock.bind((place, PORT))
+        sockets.append(sock)
+    while True:
+        for sock in select.select(sockets, [], [])[0]:
+            _, peer = sock.recvfrom(2048)
+            sock.sendto(f"{name} {peer[0]}".encode(), peer)
+
+
+def open_tunnel(family: int) -> None:
+    """The end of an IPIP or IP6IP6 tunnel, on kernels that have none: what is inside goes to this machine."""
+    kind = socket.AF_INET if family == 4 else socket.AF_INET6
+    outer = socket.socket(kind, socket.SOCK_RAW, 4 if family == 4 else 41)
+    again = socket.socket(kind, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    while True:
+        packet = outer.recv(1 << 16)
+        packet = packet[20:] if family == 4 else packet
+        again.sendto(packet, (VIP[family], 0))
+
+
+def ask_tcp(result: Connection, family: int, count: int, size: int) -> None:
+    """By server and address it saw; by error what failed."""
+    seen: Counter[str] = Counter()
+    for _ in range(count):
+        try:
+            with socket.create_connection((VIP[family], PORT), 5) as connection:
+                seen[exchange(connection, size)] += 1
+        except OSError as error:
+            seen[f"failed: {error}"] += 1
+    result.send(seen)
+
+
+def exchange(connection: socket.socket, size: int) -> str:
+    connection.sendall(f"{size}\n".encode() + bytes(size))
+    answer = connection.recv(100)
+    if not answer:
+        raise ConnectionError("closed")
+    return answer.decode().strip()
+
+
+def ask_udp(result: Connection, family: int, count: int) -> None:
+    seen: Counter[str] = Counter()
+    for _ in range(count):
+        with closing(socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM)) as sock:
+            sock.settimeout(5)
+            try:
+                sock.sendto(b"who", (VIP[family], PORT))
+                seen[sock.recv(100).decode()] += 1
+            except OSError as error:
+                seen[f"failed: {error}"] += 1
+    result.send(seen)
+
+
+def hold_connections(result: Connection, orders: Connection, family: int, count: int) -> None:
+    """Opens connections, and asks each again whenever it is told to; who answered, connection by connection."""
+    connections = [socket.create_connection((VIP[family], PORT), 5) for _ in range(count)]
+    rounds = [[exchange(connection, 0) for connection in connections]]
+    orders.send("open")
+    while orders.recv() == "again":
+        answers = []
+        for connection in connections:
+            try:
+                answers.append(exchange(connection, 0))
+            except OSError as error:
+                answers.append(f"failed: {error}")
+        rounds.append(answers)
+        orders.send("asked")
+    result.send(rounds)
+
+
+# --- laws
+
+
+def both(seen: Counter[str], count: int) -> None:
+    assert seen.total() == count
+    assert {text.split()[0] for text in seen} == {"server1", "server2"}, seen
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("forwarding", FORWARDINGS)
+def test_tcp_reaches_both_servers_and_answers_come_back(
+    network: Lab, director: Director, forwarding: Forwarding, family: int
+) -> None:
+    director.hold(table(family, forwarding, {"server1": 1, "server2": 1}))
+    seen = network.ask("client", ask_tcp, family, 40, 10).value(timeout=60)
+    both(seen, 40)
+    peer = {4: "10.0.0.254", 6: "fd00::ff"} if forwarding is Forwarding.FULLNAT else {4: "192.0.2.10", 6: "fd01::10"}
+    assert {text.split()[1].removeprefix("::ffff:") for text in seen} == {peer[family]}
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("forwarding", [Forwarding.FULLNAT, Forwarding.DIRECT])
+def test_udp_reaches_both_servers_and_answers_come_back(
+    network: Lab, director: Director, forwarding: Forwarding, family: int
+) -> None:
+    director.hold(table(family, forwarding, {"server1": 1, "server2": 1}, protocol=Protocol.UDP))
+    both(network.ask("client", ask_udp, family, 40).value(timeout=60), 40)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_client_learns_how_much_fits_into_a_tunnel(network: Lab, director: Director, family: int) -> None:
+    """Full segments and an outer header are more than the link takes: the program answers packet too big."""
+    director.hold(table(family, Forwarding.TUNNEL, {"server1": 1, "server2": 1}))
+    both(network.ask("client", ask_tcp, family, 12, 100_000).value(timeout=90), 12)
+
+
+@pytest.mark.parametrize("forwarding", FORWARDINGS)
+def test_changes_under_load_break_no_connection(network: Lab, director: Director, forwarding: Forwarding) -> None:
+    """Weights change, a server comes, one is quiesced: every connection stays on its server."""
+    director.hold(table(4, forwarding, {"server1": 1, "server2": 1}))
+    here, there = multiprocessing.Pipe()
+    answer = network.ask("client", hold_connections, there, 4, 60)
+    assert here.poll(PATIENCE)
+    assert here.recv() == "open"
+    for weights in (
+        {"server1": 3, "server2": 1},
+        {"server1": 1, "server2": 1, "server3": 2},
+        {"server1": 0, "server2": 1, "server3": 1},
+        {"server1": 0, "server2": 5, "server3": 1},
+        {"server1": 1, "server2": 0, "server3": 0},
+    ):
+        director.hold(table(4, forwarding, weights))
+        here.send("again")
+        assert here.poll(PATIENCE)
+        assert here.recv() == "asked"
+        fresh = network.ask("client", ask_tcp, 4, 10, 0).value(timeout=60)
+        allowed = {name for name, weight in weights.items() if weight}
+        assert {text.split()[0] for text in fresh} <= allowed, (weights, fresh)
+    here.send("end")
+    first, *later = answer.value(timeout=30)
+    assert len(set(first)) == 2
+    assert all(answers == first for answers in later)
+
+
+def test_another_program_takes_the_flows_over(network: Lab, director: Director) -> None:
+    """Other constants make another program: connections of full NAT go on through it."""
+    held = table(4, Forwarding.FULLNAT, {"server1": 1, "server2": 1})
+    director.hold(held)
+    here, there = multiprocessing.Pipe()
+    answer = network.ask("client", hold_connections, there, 4, 30)
+    assert here.poll(PATIENCE)
+    assert here.recv() == "open"
+    pins = Places(namespace=network.namespace("director")).pins
+    before = Program.pinned("balancer_tc", pins / "balancer_tc").id
+    director.hold(held, Wish(tcp=700.0))
+    assert Program.pinned("balancer_tc", pins / "balancer_tc").id != before
+    here.send("again")
+    assert here.poll(PATIENCE)
+    assert here.recv() == "asked"
+    here.send("end")
+    first, then = answer.value(timeout=30)
+    assert then == first
