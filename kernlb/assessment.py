@@ -114,6 +114,11 @@ class Assessment:
         self._dirty.clear()
         return changed
 
+    def trial(self, config: Config) -> dict[str, Pool]:
+        """The pools that another configuration would have, by what is known of its servers."""
+        ratings = {name: rating(state) for name, state in self.states.items()}
+        return {each.name: pool(each, ratings=ratings, overrides=self.overrides) for each in config.services}
+
     def next_change(self) -> float | None:
         """When `assess` would find something new although nothing happens."""
         return min([*self._slow.values(), *self._due_times.values()], default=None)

@@ -3,10 +3,13 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
-from kernlb.engines import Engine, Tending
+from kernlb.engines import Engine, Parted, Tending
 from kernlb.errors import Unsupported
-from kernlb.model import Counters, EngineName, Key, Table, Value, service_of
+from kernlb.model import Counters, EngineName, Key, ServiceKey, Table, Value, service_of
+from kernlb.parts import Parts, cut, whole
 from kernlb.plan import Operation
+
+_NOTHING: Table = {}
 
 
 class Kernel:
@@ -16,6 +19,8 @@ class Kernel:
         self.balancers = dict(balancers)
         self._others = tuple(others)
         self._missing: dict[int, Unsupported] = {}
+        self._cuts: dict[int, tuple[Table, Parts]] = {}
+        self._rest: tuple[list[Table], Table] = [], {}
 
     def through(self, wrap: Callable[[Engine], Engine]) -> "Kernel":
         """The same kernel with something around each of its engines."""
@@ -23,14 +28,28 @@ class Kernel:
 
     def read(self) -> Table:
         """All that exists. A part that this machine lacks reads as empty; `require` says so when it matters."""
-        table: dict[Key, Value] = {}
+        return whole(self.parts())
+
+    def parts(self) -> Parts:
+        """The same, cut; parts that did not change since the last reading are the same objects."""
+        found: dict[ServiceKey | None, Table] = {}
+        rest: list[Table] = []
         self._missing.clear()
         for engine in self._engines():
             try:
-                table.update(engine.read())
+                parts = self._of(engine)
             except Unsupported as error:
                 self._missing[id(engine)] = error
-        return table
+            else:
+                found.update(parts)
+                rest.append(parts.get(None, _NOTHING))
+        if len(rest) != len(self._rest[0]) or any(a is not b for a, b in zip(rest, self._rest[0], strict=True)):
+            together: dict[Key, Value] = {}
+            for table in rest:
+                together.update(table)
+            self._rest = rest, together
+        found[None] = self._rest[1]
+        return found
 
     def require(self, keys: Iterable[Key]) -> None:
         """Raises the Unsupported of the first engine that the keys need and the last read found missing."""
@@ -59,6 +78,15 @@ class Kernel:
             if id(engine) not in self._missing:
                 counted.update(engine.counters())
         return counted
+
+    def _of(self, engine: Engine) -> Parts:
+        if isinstance(engine, Parted):
+            return engine.parts()
+        table = engine.read()
+        before = self._cuts.get(id(engine))
+        if before is None or (before[0] is not table and before[0] != table):
+            before = self._cuts[id(engine)] = table, cut(table)
+        return before[1]
 
     def _engines(self) -> Iterator[Engine]:
         yield from self.balancers.values()

@@ -1,10 +1,11 @@
 """This machine's kernel, put together from its engines, and what a configuration means on it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 from kernlb.config.values import Config, chosen_engine
-from kernlb.desired import SYSCTLS, Desired, desired
+from kernlb.desired import SYSCTLS, Meaning
 from kernlb.engines import Engine, pins
 from kernlb.engines.absent import Absent
 from kernlb.engines.admission import admit
@@ -15,9 +16,9 @@ from kernlb.engines.sysctls import Sysctls
 from kernlb.errors import Unsupported
 from kernlb.kernel import Kernel
 from kernlb.listeners import listeners
-from kernlb.model import Endpoint, EngineName, Family, MarkKey, ServiceKey, VipKey
+from kernlb.model import Endpoint, EngineName, Family, MarkKey, VipKey
 from kernlb.ownership import Ownership
-from kernlb.pool import Override, Pool, Rating, ServerName, pool
+from kernlb.pool import Override, Rating, ServerName, pool
 from kernlb.reconciler import Wanted
 
 
@@ -78,21 +79,17 @@ def wanted(
     overrides: Mapping[ServerName, Override] | None = None,
 ) -> Wanted:
     """What the configuration wants of a kernel, given what else is in it."""
-    return wanted_of(config, {s.name: pool(s, ratings=ratings, overrides=overrides) for s in config.services})
+    pools = {s.name: pool(s, ratings=ratings, overrides=overrides) for s in config.services}
+    return partial(meaning(config).desired, pools)
 
 
-def wanted_of(config: Config, pools: Mapping[str, Pool]) -> Wanted:
-    """What the configuration wants where its pools, by service name, are as given."""
+def meaning(config: Config) -> Meaning:
+    """What a configuration means here, whatever its pools."""
     engines = chosen(config)
     for service in config.services:
         if engines[service.name] is EngineName.XDP:
             admit(service)
-    static = ruleset(mark_base=config.engine.mark_base)
-
-    def given(foreign: Collection[ServiceKey]) -> Desired:
-        return desired(config, pools, engines=engines, ruleset=static, foreign=foreign)
-
-    return given
+    return Meaning(config, engines=engines, ruleset=ruleset(mark_base=config.engine.mark_base))
 
 
 def listening(key: MarkKey) -> str | None:

@@ -49,11 +49,14 @@ class Ownership:
             if isinstance(key, Shared) and key in observed and observed[key] != want:
                 before = shared.get(key)
                 shared[key] = Written(before.original if before else observed[key], want)
+        if wanted <= self.claimed and shared == self.shared:
+            return self
         return replace(self, claimed=self.claimed | wanted, shared=shared)
 
     def only(self, table: Table) -> "Ownership":
         """Ownership of what still exists."""
-        return replace(self, claimed=frozenset(key for key in self.claimed if key in table))
+        there = frozenset(key for key in self.claimed if key in table)
+        return self if len(there) == len(self.claimed) else replace(self, claimed=there)
 
 
 def foreign_services(observed: Table, owned: Ownership) -> list[ServiceKey]:

@@ -106,6 +106,19 @@ def play(operations: Iterable[Operation], observed: Table) -> Table:
     return {key: value for key, value in table.items() if not (isinstance(key, ServerKey) and key.service in dropped)}
 
 
+def remaining(operations: Iterable[Operation], observed: Table) -> list[Operation]:
+    """What of the operations is still to be done, where only `observed` is certain. In their order."""
+    left = []
+    for operation in operations:
+        key, after = operation.key, operation.after
+        have = observed.get(key)
+        if have == after or (have is None and operation.verb is Verb.QUIESCE):
+            continue
+        verb = operation.verb if after is None or operation.verb is Verb.QUIESCE else Verb.CHANGE if have else Verb.ADD
+        left.append(Operation(verb, key, have, after))
+    return left
+
+
 def leaving(operations: Iterable[Operation], observed: Table) -> list[ServerKey]:
     """The real servers that the operations take away, alone or with their virtual service."""
     removed = {operation.key for operation in operations if operation.verb is Verb.REMOVE}

@@ -3,27 +3,33 @@
 One `step` never waits. A one-shot apply and the daemon both call it until nothing is left to do.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kernlb import ownership
 from kernlb.desired import Desired, Name
-from kernlb.errors import Conflict
+from kernlb.errors import Conflict, KernelError, KernlbError, Unsupported
 from kernlb.kernel import Kernel
 from kernlb.model import (
     Counters,
     Endpoint,
+    EngineName,
     Family,
     Fwmark,
     Key,
+    LimitKey,
+    Mark,
     MarkKey,
     ServerKey,
     ServiceKey,
+    SourceKey,
     Table,
     service_of,
 )
-from kernlb.plan import Operation, Verb, diff, leaving, play, quiesce
+from kernlb.parts import Parts, changed, cut, whole
+from kernlb.plan import Operation, Verb, diff, leaving, play, quiesce, remaining
 from kernlb.pool import Override, ServerName
 from kernlb.state import State, Store
 from kernlb.text import thing
@@ -50,7 +56,8 @@ class Consent:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a step would start from. `ours` is the part of `observed` that is kernlb's to change. `breaks` gives
-    the live connections of what leaves, where the kernel knows."""
+    the live connections of what leaves, where the kernel knows. `parts` are all that was read; where the plan follows
+    on a step, the Tables hold only the parts that may have changed since."""
 
     operations: list[Operation]
     desired: Desired
@@ -60,17 +67,27 @@ class Plan:
     breaks: Mapping[Key, int | None] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     names: Mapping[Key, Name] = field(default_factory=dict)
+    parts: Parts = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """What a step did, the quiesced servers it left, each with its live connections (None: unknown), and the kernel's
-    Table after it."""
+    Table after it. `refused`: what the kernel said against a service, or against a thing of the whole namespace."""
 
     done: list[Operation]
     waiting: Mapping[ServerKey, int | None]
     plan: Plan
     after: Table
+    refused: Mapping[str, KernlbError] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """The parts as a step found and wanted them, those left out that it did not finish."""
+
+    desired: Parts
+    observed: Parts
 
 
 class Reconciler:
@@ -80,6 +97,7 @@ class Reconciler:
         self.consent = consent
         self._listening = listening
         self.state: State = store.load()
+        self._settled: _Settled | None = None
 
     def plan(self, wanted: Wanted, *, count: bool = True) -> Plan:
         """What turns the kernel into what is wanted. Writes nothing. `count`: the live connections that it breaks too.
@@ -87,34 +105,16 @@ class Reconciler:
         Raises Conflict where somebody else's service or listener is in the way, and Unsupported where this
         machine lacks what is wanted.
         """
-        observed = self.kernel.read()
-        owned = self.state.ownership
-        desired = wanted(ownership.foreign_services(observed, owned))
-        self.kernel.require(desired.table)
-        table: Table = desired.table
-        warnings = tuple(desired.notes)
-        if not self.consent.shared_settings:
-            table, left_out = ownership.without_shared_wishes(table, observed, owned)
-            warnings += tuple(
-                f"{thing(key)} left alone: foreign services share them (--shared-settings sets them)"
-                for key in left_out
-            )
-        desired = replace(desired, table=dict(table))
-        ours = ownership.ours(table, observed, owned, adopt=self.consent.adopt)
-        operations = diff(table, ours)
-        if not self.consent.take_port:
-            self._refuse_taken_ports(operations)
-        names = {**self.state.names, **desired.names}
-        breaks = self._breaks(operations, observed) if count else {}
-        return Plan(operations, desired, observed, ours, owned, breaks, warnings, names)
+        return self._plan(wanted, since=None, count=count)
 
-    def step(self, wanted: Wanted, *, deadline: float, now: float) -> Step:
+    def step(self, wanted: Wanted, *, deadline: float, now: float, apart: bool = False) -> Step:
         """Do what can be done now. Leaving servers are quiesced and go once idle, or `deadline` seconds after.
 
         `now` is seconds since the epoch. Raises what `plan` and the engines raise; the intent is on disk before
-        the kernel is touched.
+        the kernel is touched. `apart`: what the kernel refuses of one service holds up no other, and is in the Step.
         """
-        plan = self.plan(wanted, count=False)
+        plan = self._plan(wanted, since=self._settled, count=False)
+        self._settled = None
         going = [key for key in leaving(plan.operations, plan.observed) if key not in plan.desired.absent]
         counters = self.kernel.counters() if going else {}
         since = {key: self.state.leaving.get(key, now) for key in going}
@@ -124,14 +124,28 @@ class Reconciler:
             if not _may_go(counters.get(key, Counters()), elapsed=now - since[key], deadline=deadline)
         }
         operations = [*_forward(plan.operations), *quiesce(waiting, plan.observed), *_due(plan.operations, waiting)]
-        after = play(operations, plan.observed)
+        after: Table = whole(plan.parts)
+        if operations:
+            after = play(operations, after)
         claimed = plan.owned.after(plan.desired.table, plan.observed)
-        known = {key: name for key, name in plan.names.items() if key in after or key in plan.desired.names}
-        self._remember(replace(self.state, ownership=claimed, names=known, leaving={k: since[k] for k in waiting}))
-        self.kernel.apply(operations)
+        names = self._known(plan.desired.names, after)
+        self._remember(replace(self.state, ownership=claimed, names=names, leaving={k: since[k] for k in waiting}))
+        refused: Mapping[str, KernlbError] = {}
+        try:
+            self.kernel.apply(operations)
+        except (KernelError, Unsupported):
+            if not apart:
+                raise
+            refused = self._apply_apart(operations, plan)
+            after = self.kernel.read()
+            operations = [operation for operation in operations if after.get(operation.key) == operation.after]
         self.kernel.tend()
-        self._remember(replace(self.state, ownership=claimed.only(after)))
-        return Step(operations, waiting, plan, after)
+        if refused or any(operation.verb is Verb.REMOVE for operation in operations):
+            claimed = claimed.only(after)
+        self._remember(replace(self.state, ownership=claimed))
+        if not refused:
+            self._settled = _Settled(plan.desired.parts or {}, _without(plan.parts, waiting))
+        return Step(operations, waiting, plan, after, refused)
 
     def note(
         self, *, overrides: Mapping[ServerName, Override] | None = None, health: Mapping[str, Any] | None = None
@@ -163,6 +177,55 @@ class Reconciler:
         self.kernel.apply(operations)
         self._remember(replace(self.state, ownership=self.state.ownership.only(before), leaving={}))
         return operations
+
+    def _plan(self, wanted: Wanted, *, since: _Settled | None, count: bool) -> Plan:
+        parts, owned = self.kernel.parts(), self.state.ownership
+        foreign = [key for key in parts if key is not None and key not in owned.claimed]
+        desired = wanted(foreign)
+        self.kernel.require(desired.table)
+        if desired.parts is None:
+            desired = replace(desired, parts=cut(desired.table))
+        assert desired.parts is not None
+        look = None if since is None else changed(desired.parts, since.desired) | changed(parts, since.observed)
+        table: Table = whole(desired.parts, look)
+        observed = whole(parts, look)
+        warnings = desired.notes
+        if foreign and not self.consent.shared_settings:
+            table, left_out = ownership.without_shared_wishes(table, whole(parts), owned)
+            warnings += tuple(
+                f"{thing(key)} left alone: foreign services share them (--shared-settings sets them)"
+                for key in left_out
+            )
+        desired = replace(desired, table=dict(table))
+        ours = ownership.ours(table, observed, owned, adopt=self.consent.adopt)
+        operations = diff(table, ours)
+        if not self.consent.take_port:
+            self._refuse_taken_ports(operations)
+        names = desired.names if self.state.names is desired.names else {**self.state.names, **desired.names}
+        breaks = self._breaks(operations, observed) if count else {}
+        return Plan(operations, desired, observed, ours, owned, breaks, warnings, names, parts)
+
+    def _apply_apart(self, operations: Sequence[Operation], plan: Plan) -> Mapping[str, KernlbError]:
+        """After a refusal: what is left to do, a service at a time."""
+        refused: dict[str, KernlbError] = {}
+        for owner, together in by_owner(remaining(operations, self.kernel.read()), plan).items():
+            try:
+                self.kernel.apply(together)
+            except (KernelError, Unsupported) as error:
+                refused[owner] = error
+                # Whatever else a service may not have: its dead servers go.
+                dead = [op for op in together if op.verb is Verb.REMOVE and op.key in plan.desired.absent]
+                with suppress(KernelError, Unsupported):
+                    self.kernel.apply(remaining(dead, self.kernel.read()))
+        return refused
+
+    def _known(self, names: Mapping[Key, Name], after: Table) -> Mapping[Key, Name]:
+        """The names of what is configured, and of what lingers in the kernel."""
+        before = self.state.names
+        if before is names:
+            return names
+        lingering = {key: name for key, name in before.items() if key not in names and key in after}
+        return {**lingering, **names} if lingering else names
 
     def _remember(self, state: State) -> None:
         if state != self.state:
@@ -198,6 +261,32 @@ class Reconciler:
                 )
 
 
+def by_owner(operations: Iterable[Operation], plan: Plan) -> dict[str, list[Operation]]:
+    """The operations by whose they are: a service's, by its name, or a thing of the whole namespace by itself."""
+    marks: dict[int, str] = {}
+    for key, value in (*plan.ours.items(), *plan.desired.table.items()):
+        bound: Key = key
+        if isinstance(key, MarkKey) and isinstance(value, Mark) and not isinstance(key.address, Family):
+            bound = Endpoint(EngineName.IPVS, key.protocol, key.address, key.first)
+        if bound in plan.names and isinstance(key, Fwmark | MarkKey):
+            marks[key.mark if isinstance(key, Fwmark) else value.mark] = plan.names[bound].service  # type: ignore[union-attr]
+    found: dict[str, list[Operation]] = {}
+    for operation in operations:
+        found.setdefault(_owner(operation, plan, marks), []).append(operation)
+    return found
+
+
+def _owner(operation: Operation, plan: Plan, marks: Mapping[int, str]) -> str:
+    key, value = operation.key, operation.after or operation.before
+    service = service_of(key)
+    if service is not None:
+        return plan.names[service].service if service in plan.names else thing(service)
+    match key, value:
+        case (SourceKey(mark=int(mark)) | LimitKey(mark=int(mark)), _) | (MarkKey(), Mark(mark=mark)):
+            return marks.get(mark, thing(key))
+    return thing(key)
+
+
 def _sum(counts: Iterable[int | None]) -> int | None:
     """Unknown where any part is."""
     total = 0
@@ -211,6 +300,14 @@ def _sum(counts: Iterable[int | None]) -> int | None:
 def _may_go(counters: Counters, *, elapsed: float, deadline: float) -> bool:
     # UDP flows never count as live: the kernel knows no end of one, only a timeout.
     return elapsed >= deadline or (elapsed >= SETTLE and counters.live == 0)
+
+
+def _without(parts: Parts, waiting: Collection[ServerKey]) -> Parts:
+    """The parts in which nothing is left to do."""
+    if not waiting:
+        return parts
+    unfinished = {None, *(key.service for key in waiting)}
+    return {key: part for key, part in parts.items() if key not in unfinished}
 
 
 def _forward(operations: Iterable[Operation]) -> list[Operation]:

@@ -58,9 +58,9 @@ class Busy(Memory):
 class Broken(Memory):
     """Refuses one key."""
 
-    def __init__(self, refused: Key) -> None:
-        super().__init__()
-        self.refused = refused
+    def __init__(self, refused: Key, table: Table | None = None) -> None:
+        super().__init__(table)
+        self.refused: Key | None = refused
 
     def apply(self, operations: Collection[Operation]) -> None:
         for operation in operations:
@@ -232,3 +232,74 @@ def test_an_unconfirmed_change_is_put_back(tmp_path: Path) -> None:
     writer.step(want(BOTH), deadline=0, now=1)
     writer.restore(before)
     assert engine.read() == ONLY_ONE
+
+
+def two_services(absent: Collection[ServerKey] = (), without: Collection[Key] = ()):
+    def wanted(foreign: Collection[ServiceKey]) -> Desired:
+        names = {WEB: Name("web"), API: Name("api"), ONE: Name("web", "one"), TWO: Name("web", "two")}
+        table = {key: value for key, value in WITH_API.items() if key not in absent and key not in without}
+        return Desired(table, names, set(absent))
+
+    return wanted
+
+
+API = Endpoint(EngineName.IPVS, Protocol.TCP, IPv4Address("192.0.2.2"), 80)
+THREE = ServerKey(API, IPv4Address("10.0.0.3"), 80)
+WITH_API: Table = {**BOTH, API: SERVICE, THREE: SERVER}
+
+
+def test_a_service_that_the_kernel_refuses_holds_up_no_other(tmp_path: Path) -> None:
+    broken = Broken(ONE)
+    step = reconciler(broken, tmp_path).step(two_services(), deadline=30, now=0, apart=True)
+    assert step.refused.keys() == {"web"}
+    assert {API, THREE, FORWARD} <= broken.read().keys()
+    assert step.after == broken.read()
+    assert {operation.key for operation in step.done} == step.after.keys()
+
+
+def test_the_dead_go_even_where_their_own_service_is_refused_something(tmp_path: Path) -> None:
+    broken = Broken(FORWARD, {FORWARD: Sysctl("1")})
+    writer = reconciler(broken, tmp_path)
+    writer.step(two_services(), deadline=30, now=0)
+    broken.apply([Operation(Verb.REMOVE, ONE, SERVER, None)])
+    broken.refused = ONE
+    step = writer.step(two_services(absent=[TWO, THREE]), deadline=30, now=1, apart=True)
+    assert step.refused.keys() == {"web"}
+    assert TWO not in broken.read()
+    assert THREE not in broken.read()
+
+
+def test_a_setting_that_cannot_be_written_keeps_no_dead_server_in(tmp_path: Path) -> None:
+    broken = Broken(FORWARD, WITH_API)
+    writer = reconciler(broken, tmp_path, adopt=True)
+    writer.step(two_services(), deadline=30, now=0)
+    Memory.apply(broken, [Operation(Verb.CHANGE, FORWARD, Sysctl("1"), Sysctl("0"))])
+    step = writer.step(two_services(absent=[TWO]), deadline=30, now=1, apart=True)
+    assert len(step.refused) == 1
+    assert broken.read() == {key: value for key, value in {**WITH_API, FORWARD: Sysctl("0")}.items() if key != TWO}
+
+
+def test_what_was_refused_is_tried_again_and_nothing_else_is_written(tmp_path: Path) -> None:
+    broken = Broken(ONE)
+    writer = reconciler(broken, tmp_path)
+    writer.step(two_services(), deadline=30, now=0, apart=True)
+    broken.refused = None
+    step = writer.step(two_services(), deadline=30, now=1, apart=True)
+    assert [operation.key for operation in step.done] == [ONE, TWO] or [op.key for op in step.done] == [ONE]
+    assert not step.refused
+    assert broken.read() == WITH_API
+    assert writer.step(two_services(), deadline=30, now=2, apart=True).done == []
+
+
+def test_a_step_that_follows_on_another_sees_what_others_changed_meanwhile(tmp_path: Path) -> None:
+    engine = Memory()
+    writer = reconciler(engine, tmp_path)
+    writer.step(two_services(), deadline=30, now=0)
+    for change in (
+        Operation(Verb.CHANGE, ONE, SERVER, replace(SERVER, weight=9)),
+        Operation(Verb.REMOVE, API, SERVICE, None),
+        Operation(Verb.CHANGE, FORWARD, Sysctl("1"), Sysctl("0")),
+    ):
+        engine.apply([change])
+        assert writer.step(two_services(), deadline=30, now=1).done
+        assert engine.read() == WITH_API

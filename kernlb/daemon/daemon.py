@@ -7,6 +7,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from kernlb import operator, record
@@ -16,25 +17,23 @@ from kernlb.config.values import Config
 from kernlb.daemon import telling
 from kernlb.daemon.drift import Drift
 from kernlb.daemon.options import Machine, Options, Signs
+from kernlb.daemon.schedule import FULL, next_look
+from kernlb.daemon.setbacks import Setbacks
 from kernlb.daemon.track import Track
 from kernlb.daemon.view import View
+from kernlb.daemon.waiters import Waiters
 from kernlb.daemon.watched import watched
 from kernlb.daemon.writer import Work, Writer
+from kernlb.desired import Meaning
 from kernlb.errors import KernelError, KernlbError
 from kernlb.health import State
 from kernlb.journal import Journal, Level
-from kernlb.machine import wanted, wanted_of
 from kernlb.passive import Passive
 from kernlb.pool import ServerName
-from kernlb.ratings import rating
-from kernlb.reconciler import Reconciler, Wanted
+from kernlb.reconciler import Reconciler
 from kernlb.source import Source
 from kernlb.systemd import Notifier
 
-LEAVING = 0.5  # seconds between looks at servers that leave
-DRAINING = 1.0
-FULL = 60.0  # seconds between readings of everything
-BACK_OFF = 30.0  # seconds at most between attempts to write what the kernel refused
 STUCK = 180.0  # seconds of one piece of the writer's work after which the watchdog gets no more food
 
 
@@ -57,31 +56,31 @@ class Daemon:
         self.source = source
         self.options = options
         self.assessment: Assessment
+        self._meaning: Meaning
         self.view = View()
-        self.error: KernlbError | None = None
         self.drift = 0
         self.writes = 0
         self._machine = machine
         self._journal = journal
         self._notifier = notifier
         self._track = track
-        self._clock = clock
+        self.now = clock
         self._reconciler = reconciler
         self.started = clock()
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
         self._told = asyncio.Event()
         self._stepping = asyncio.Lock()
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters = Waiters()
         self._urgent = True  # something is wanted that was not before
-        self._failures = 0
-        self._retry = 0.0  # monotonic, as the next two
-        self._full = 0.0
+        self._setbacks = Setbacks()
+        self._full = 0.0  # monotonic, as the next
         self._due = 0.0
         self._note = False
         self._finishing = False  # the last step left servers behind: what the next does is no drift
         self.overrides: operator.Overrides = {}
         self._passive: Passive | None = None
+        self._aimed: object = None
         self.checker: Checker[ServerName]
         self._writer = Writer(reconciler, signs, deadline=options.deadline)
         self._drift = Drift(self._writer, wake=self._wake.set, complain=self._complain)
@@ -92,10 +91,11 @@ class Daemon:
         """Adopt what is there and bring the kernel to what the file says. Raises what a reconciler raises for a
         configuration that cannot be carried out here; what the kernel refuses is tried again later."""
         state = self._reconciler.state
-        now = self._clock()
-        self.checker = Checker(self._judged, sampled=self._sampled, heartbeat=self._heartbeat, clock=self._clock)
+        now = self.now()
+        self.checker = Checker(self._judged, sampled=self._sampled, heartbeat=self._heartbeat, clock=self.now)
         self.checker.replace(watched(self.source.config), last=record.standing(state.health))
         self.assessment = Assessment(self.source.config, now=now, record=state.health)
+        self._meaning = self._machine.meaning(self.source.config)
         self.overrides = operator.of_configuration(state.overrides, self.source.config)
         self.assessment.order(self.overrides, now=now)
         self.assessment.adopt(self.checker.states(), now=now)
@@ -149,9 +149,7 @@ class Daemon:
                     await self._writer.note(self.overrides, self._record())
             except KernlbError as error:
                 self._complain("stop", error)
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_exception(KernlbError("the daemon is ending", hint="kernlb run FILE starts it again"))
+        self._waiters.fail(KernlbError("the daemon is ending", hint="kernlb run FILE starts it again"))
         self._told.set()
         self._writer.close()
         self._journal.say("stop", level=Level.NOTICE)
@@ -159,7 +157,7 @@ class Daemon:
     # --- what happens
 
     def _judged(self, changes: Sequence[Change[ServerName]]) -> None:
-        now = self._clock()
+        now = self.now()
         for change in changes:
             self.assessment.judge(change.key, change.after, now=now)
             if change.before.status is not change.after.status:
@@ -168,7 +166,7 @@ class Daemon:
         self._want()
 
     def _sampled(self, name: ServerName, seconds: float, _: float) -> None:
-        self.assessment.sample(name, seconds, now=self._clock())
+        self.assessment.sample(name, seconds, now=self.now())
 
     def _suspected(self, name: ServerName) -> None:
         # Resets of a server that is down already say nothing new, and many of them are of the probes themselves.
@@ -187,14 +185,13 @@ class Daemon:
     def order(self, overrides: operator.Overrides) -> None:
         if overrides != self.overrides:
             self.overrides = overrides
-            self.assessment.order(overrides, now=self._clock())
+            self.assessment.order(overrides, now=self.now())
             self._note = True
             self._want()
 
-    async def settled(self) -> None:
-        """Until what is wanted now is in the kernel. Raises what the kernel says against it."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
+    async def settled(self, service: str) -> None:
+        """Until what is wanted of a service now is in the kernel. Raises what the kernel says against it."""
+        waiter = self._waiters.add(service)
         self._want()
         await waiter
 
@@ -203,16 +200,15 @@ class Daemon:
     async def _keep_reconciled(self) -> None:
         while True:
             now = time.monotonic()
-            due = min(self._due, self._full)
-            if self._failures:
-                due = self._retry
+            setbacks = self._setbacks
+            due = setbacks.retry if setbacks.blocked else min(self._due, self._full, setbacks.retry)
             try:
                 async with asyncio.timeout(max(0.0, due - now)):
                     await self._wake.wait()
             except TimeoutError:
                 pass
             self._wake.clear()
-            if not self._urgent and self._failures and time.monotonic() < self._retry:
+            if not self._urgent and setbacks.blocked and time.monotonic() < setbacks.retry:
                 continue
             try:
                 await self._reconcile()
@@ -223,22 +219,17 @@ class Daemon:
 
     async def _reconcile(self) -> None:
         async with self._stepping:
-            waiters, self._waiters = self._waiters, []
+            waiters = self._waiters.take()
             try:
-                await self._step()
+                work = await self._step(apart=True)
             except BaseException as error:
-                for waiter in waiters:
-                    if not waiter.done():
-                        waiter.set_exception(error if isinstance(error, KernlbError) else KernlbError(repr(error)))
-                        waiter.exception()
+                waiters.fail(error)
                 raise
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
+            waiters.settle(work.step.refused)
 
-    async def _step(self) -> Work:
+    async def _step(self, *, apart: bool) -> Work:
         assessment = self.assessment
-        wall, began = self._clock(), time.monotonic()
+        wall, began = self.now(), time.monotonic()
         before = dict(assessment.pools)
         changed = assessment.assess(now=wall)
         urgent, self._urgent = self._urgent or bool(changed), False
@@ -253,17 +244,18 @@ class Daemon:
             health, self._note = self._record(), False
         overrides = self.overrides
         work = await self._writer.step(
-            wanted_of(assessment.config, dict(assessment.pools)),
+            partial(self._meaning.desired, dict(assessment.pools)),
             overrides=overrides,
             health=health,
             count=bool(draining),
             now=wall,
+            apart=apart,
         )
         self._worked(work, urgent=urgent)
         if draining and work.counters is not None:
             counters, config = work.counters, assessment.config
             ended = operator.ended(
-                self.overrides, lambda name: self.view.live(name, config, counters), now=self._clock()
+                self.overrides, lambda name: self.view.live(name, config, counters), now=self.now()
             )
             self.order(ended)
         self._schedule(work, bool(operator.under_way(self.overrides)))
@@ -273,9 +265,10 @@ class Daemon:
         step = work.step
         self.view.take(step)
         self.writes += len(step.done)
-        if self._failures:
-            self._journal.say("recovered", level=Level.NOTICE, attempts=self._failures)
-        self._failures, self.error = 0, None
+        if step.refused:
+            self._refused(step.refused)
+        elif self._setbacks.error is not None:
+            self._journal.say("recovered", level=Level.NOTICE, attempts=self._setbacks.over())
         if step.done and not urgent and not self._finishing:
             self.drift += len(step.done)
             telling.operations(self._journal, "drift-repaired", step.done, step.plan.names, level=Level.WARNING)
@@ -286,41 +279,43 @@ class Daemon:
             self.view.count(work.counters)
         self._aim()
         self._notifier.ready()
-        self._notifier.status(telling.line(self.assessment))
+        if not step.refused:
+            self._notifier.status(telling.line(self.assessment))
         if self._track is not None:
             self._track.tell(self.assessment.pools)
-        self._told.set()
-        self._told = asyncio.Event()
+        self._tell()
 
     def _schedule(self, work: Work, draining: bool) -> None:
-        now = time.monotonic()
-        due = now + FULL
-        if work.step.waiting:
-            due = now + LEAVING
-        if draining:
-            due = min(due, now + DRAINING)
         change = self.assessment.next_change()
-        if change is not None:
-            due = min(due, now + max(0.05, change - self._clock()))
-        if self._note:
-            due = min(due, now + self._writer.next_note + 0.05)
-        self._due = due
+        self._due = time.monotonic() + next_look(
+            leaving=bool(work.step.waiting),
+            draining=draining,
+            change=None if change is None else change - self.now(),
+            note=self._writer.next_note if self._note else None,
+        )
 
     def _failed(self, error: KernlbError) -> None:
-        self._failures += 1
-        pause = min(BACK_OFF, 0.25 * 2 ** min(self._failures, 10))
-        self._retry = time.monotonic() + pause
-        self.error = error
+        """Nothing could be done."""
+        pause = self._setbacks.add(error, time.monotonic(), blocked=True)
         self._note = True  # what could not be written down with this step
-        self._complain("refused", error, attempt=self._failures, retry=pause)
+        self._complain("refused", error, attempt=self._setbacks.count, retry=pause)
         self._notifier.status(f"the kernel is not as wanted: {error.message}")
-        self._told.set()
-        self._told = asyncio.Event()
+        self._tell()
+
+    def _refused(self, refused: Mapping[str, KernlbError]) -> None:
+        """Some services could not be made as wanted; all others are."""
+        error = next(iter(refused.values()))
+        pause = self._setbacks.add(error, time.monotonic(), blocked=False)
+        for owner, error in list(refused.items())[: telling.LINES]:
+            self._complain("refused", error, of=owner, attempt=self._setbacks.count, retry=pause)
+        self._notifier.status(f"{len(refused)} not as wanted: {', '.join(list(refused)[:5])}")
 
     # --- what others ask of it
 
-    def now(self) -> float:
-        return self._clock()
+    @property
+    def error(self) -> KernlbError | None:
+        """What the kernel refused lately; None where it is as wanted."""
+        return self._setbacks.error
 
     async def changed(self) -> None:
         """Returns when something has happened."""
@@ -333,7 +328,8 @@ class Daemon:
         """Another configuration, once it has been planned without objection. Raises what speaks against it; then all
         is as before."""
         async with self._stepping:
-            before, standing = self.source, self.checker.standing()
+            before, meant, standing = self.source, self._meaning, self.checker.standing()
+            meaning = self._machine.meaning(source.config)
             signs = self._writer.signs
             reopened = _engines(source.config) != _engines(before.config)
             try:
@@ -345,9 +341,9 @@ class Daemon:
                         )
                     )
                     self._drift.listen()
-                await self._writer.plan(self._trial(source.config))
-                self._configure(source, standing)
-                work = await self._step()
+                await self._writer.plan(partial(meaning.desired, self.assessment.trial(source.config)))
+                self._configure(source, meaning, standing)
+                work = await self._step(apart=False)
             except BaseException:
                 if reopened and self._writer.signs is not signs:
                     self._drift.deaf()
@@ -355,7 +351,7 @@ class Daemon:
                     self._writer.replace(signs)
                     self._drift.listen()
                 if self.source is not before:
-                    self._configure(before, standing)
+                    self._configure(before, meant, standing)
                 self._want()
                 raise
             if reopened:
@@ -372,14 +368,9 @@ class Daemon:
         except KernlbError as error:
             self._complain("remember", error)
 
-    def _trial(self, config: Config) -> Wanted:
-        """What a configuration would want of the kernel, by what is known of its servers."""
-        ratings = {name: rating(state) for name, state in self.assessment.states.items()}
-        return wanted(config, ratings=ratings, overrides=self.overrides)
-
-    def _configure(self, source: Source, standing: Mapping[ServerName, Sequence[State]]) -> None:
-        now = self._clock()
-        self.source = source
+    def _configure(self, source: Source, meaning: Meaning, standing: Mapping[ServerName, Sequence[State]]) -> None:
+        now = self.now()
+        self.source, self._meaning = source, meaning
         self.checker.replace(watched(source.config), last=standing)
         self.assessment.reconfigure(source.config, now=now)
         self.order(operator.of_configuration(self.overrides, source.config))
@@ -391,9 +382,14 @@ class Daemon:
 
     def _aim(self) -> None:
         """Tells the passive watch whose packets to look for."""
-        if self._passive is not None:
+        if self._passive is not None and self._aimed is not self.view.keys:
+            self._aimed = self.view.keys
             checked = self.checker.states()
             self._passive.aim({n: keys for n, keys in self.view.keys.items() if n in checked})
+
+    def _tell(self) -> None:
+        self._told.set()
+        self._told = asyncio.Event()
 
     def _complain(self, event: str, error: KernlbError, **facts: object) -> None:
         self._journal.say(event, level=Level.ERROR, kind=error.kind, message=error.message, where=error.where, **facts)

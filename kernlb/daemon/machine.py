@@ -7,7 +7,7 @@ from kernlb import applied
 from kernlb.config.values import Config
 from kernlb.daemon.options import Machine
 from kernlb.formats.detect import Format
-from kernlb.machine import open_kernel
+from kernlb.machine import meaning, open_kernel
 from kernlb.ownership import Ownership
 from kernlb.places import Places
 from kernlb.reconciler import Consent
@@ -23,6 +23,7 @@ def machine(file: str, format: str | None, *, places: Places, consent: Consent) 
     """`file` and its format as given to the daemon."""
     return Machine(
         open=open_signs,
+        meaning=meaning,
         read=partial(_read, file, format),
         understand=_understand,
         remember=lambda source: applied.remember(places.applied, source, asdict(consent)),

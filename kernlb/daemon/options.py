@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kernlb.config.values import Config
+from kernlb.desired import Meaning
 from kernlb.kernel import Kernel
 from kernlb.ownership import Ownership
 from kernlb.source import Source
@@ -42,10 +43,12 @@ class Signs(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """`open` gives the kernel that a configuration needs, beside what is owned already; `read` the daemon's file as it
-    is now; `understand` a file's content (with its name and format). `remember` keeps what is in force."""
+    """`open` gives the kernel that a configuration needs, beside what is owned already; `meaning` what it wants of
+    that; `read` the daemon's file as it is now; `understand` a file's content (with its name and format). `remember`
+    keeps what is in force."""
 
     open: Callable[[Config, Ownership], Signs]
+    meaning: Callable[[Config], Meaning]
     read: Callable[[], Source]
     understand: Callable[[bytes, str, str | None], Source]
     remember: Callable[[Source], None]

@@ -120,7 +120,7 @@ class Orders:
     async def _carried_out(self, name: ServerName, verb: str) -> dict[str, Any]:
         told = operator.told(self._daemon.overrides.get(name))
         self._journal.say("order", level=Level.NOTICE, verb=verb, service=name[0], server=name[1], **told)
-        await self._daemon.settled()
+        await self._daemon.settled(name[0])
         return {"through": "daemon", "service": name[0], "server": name[1], **told}
 
     async def _adopt(self, read: Any, temporary: str | None) -> dict[str, Any]:

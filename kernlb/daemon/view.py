@@ -29,11 +29,13 @@ class View:
         self._counting = asyncio.Lock()
 
     def take(self, step: Step) -> None:
-        self.table, self.names = step.after, step.plan.desired.names
-        self.keys = {}
-        for key, name in self.names.items():
-            if isinstance(key, ServerKey) and name.server is not None:
-                self.keys.setdefault((name.service, name.server), []).append(key)
+        self.table = step.after
+        if self.names is not step.plan.desired.names:
+            self.names = step.plan.desired.names
+            self.keys = {}
+            for key, name in self.names.items():
+                if isinstance(key, ServerKey) and name.server is not None:
+                    self.keys.setdefault((name.service, name.server), []).append(key)
 
     def count(self, counters: Mapping[Key, Counters]) -> None:
         self._counted = time.monotonic()

@@ -44,13 +44,21 @@ class Writer:
         return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: self._timed(work))
 
     async def step(
-        self, wanted: Wanted, *, overrides: Overrides, health: dict[str, Any] | None, count: bool, now: float
+        self,
+        wanted: Wanted,
+        *,
+        overrides: Overrides,
+        health: dict[str, Any] | None,
+        count: bool,
+        now: float,
+        apart: bool,
     ) -> Work:
-        """One step of the reconciler, with what a restart must not lose written down before."""
+        """One step of the reconciler, with what a restart must not lose written down before. `apart`: services that
+        the kernel refuses hold up no others."""
 
         def work() -> Work:
             self._note(overrides, health)
-            step = self.reconciler.step(wanted, deadline=self._deadline, now=now)
+            step = self.reconciler.step(wanted, deadline=self._deadline, now=now, apart=apart)
             return Work(step, self.reconciler.kernel.counters() if count else None)
 
         return await self.do(work)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from kernlb.model import Counters, Key, Table
+from kernlb.parts import Parts
 from kernlb.plan import Operation
 
 
@@ -36,4 +37,13 @@ class Tending(Protocol):
 
     def tend(self) -> None:
         """Make what is carried fit the network as it is now. Changes no Table."""
+        ...
+
+
+@runtime_checkable
+class Parted(Protocol):
+    """An engine that knows which parts of its Table did not change."""
+
+    def parts(self) -> Parts:
+        """What `read` gives, cut; a part that did not change since the last call is the same object."""
         ...

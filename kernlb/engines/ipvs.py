@@ -4,6 +4,7 @@ Works in the network namespace of the thread that constructs it. Knows no fullna
 flushes: what it is not told to remove stays.
 """
 
+import errno
 import fcntl
 import os
 import socket
@@ -42,6 +43,7 @@ from kernlb.plan import Operation, Verb
 
 _SIOCGIFMTU = 0x8921
 _MODULE = "ip_vs"
+_FEW = 32  # services that are asked for one by one rather than found among all
 
 
 class Ipvs:
@@ -90,7 +92,8 @@ class Ipvs:
     def read_services(self, only: Collection[ServiceKey] | None = None) -> Table:
         """All virtual services with their real servers, or those of `only` that exist: the cheap answer to drift."""
         table: dict[Key, Value] = {}
-        for key, service, _ in self._services():
+        few = only is not None and len(only) <= _FEW
+        for key, service, _ in self._some(only or ()) if few else self._services():
             if only is None or key in only:
                 table[key] = service
                 table.update(servers.decode_server(key, nested) for nested in self._servers(key))
@@ -155,6 +158,20 @@ class Ipvs:
 
     def _services(self) -> Iterator[tuple[ServiceKey, VirtualService, memoryview]]:
         for payload in self._dump(requests.bare(Command.GET_SERVICE)):
+            nested = requests.sole(payload, CommandAttribute.SERVICE)
+            decoded = services.decode_service(nested)
+            if decoded is not None:
+                yield *decoded, nested
+
+    def _some(self, keys: Collection[ServiceKey]) -> Iterator[tuple[ServiceKey, VirtualService, memoryview]]:
+        """Those that exist, each asked for by itself."""
+        for key in keys:
+            try:
+                payload = self._socket.ask(self._family, requests.one_service(key))
+            except OSError as error:
+                if error.errno == errno.ESRCH:
+                    continue
+                raise told("read IPVS", error) from error
             nested = requests.sole(payload, CommandAttribute.SERVICE)
             decoded = services.decode_service(nested)
             if decoded is not None:

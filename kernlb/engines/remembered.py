@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from kernlb.engines import Engine
 from kernlb.engines.ipvs import Ipvs
-from kernlb.model import Counters, Endpoint, Fwmark, Key, ServerKey, ServiceKey, Table, Value, service_of
+from kernlb.model import Counters, Key, ServiceKey, Table, service_of
+from kernlb.parts import Parts, cut, whole
 from kernlb.plan import Operation
 
 FULL = 60.0
@@ -21,15 +22,20 @@ class Remembered:
         self._clock = clock
         self._table: Table | None = None
         self._read = 0.0
+        self._spoilt = 0
 
     def spoil(self) -> None:
+        """From any thread. A reading that is under way does not hold either."""
+        self._spoilt += 1
         self._table = None
 
     def read(self) -> Table:
-        if self._table is None or self._clock() - self._read >= FULL:
-            self._read = self._clock()
-            self._table = self._engine.read()
-        return self._table
+        held = self._table
+        if held is None or self._clock() - self._read >= FULL:
+            spoilt, self._read = self._spoilt, self._clock()
+            held = self._engine.read()
+            self._table = held if spoilt == self._spoilt else None
+        return held
 
     def apply(self, operations: Sequence[Operation]) -> None:
         self._table = None
@@ -48,10 +54,9 @@ class RememberedIpvs:
     def __init__(self, engine: Ipvs, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._engine = engine
         self._clock = clock
-        self._parts: dict[ServiceKey, dict[Key, Value]] = {}
-        self._others: dict[Key, Value] = {}
+        self._parts: dict[ServiceKey | None, Table] = {}
         self._digest: Mapping[ServiceKey, int] = {}
-        self._touched: set[ServiceKey] = set()
+        self._stale: set[ServiceKey] = set()
         self._read: float | None = None
 
     def spoil(self) -> None:
@@ -61,29 +66,31 @@ class RememberedIpvs:
         self._engine.close()
 
     def changed(self) -> bool:
-        """Whether the digest tells of anything that was not there at the last reading."""
-        return self._engine.digest() != self._digest
+        """Whether the digest tells of anything since the last call; the services it tells of are read again."""
+        before, now = self._digest, self._engine.digest()
+        if now == before:
+            return False
+        self._digest = now
+        self._stale |= {key for key in {*before, *now} if before.get(key) != now.get(key)}
+        return True
 
     def read(self) -> Table:
-        now = self._clock()
-        # Taken before the reading: what changes in between is read again, never missed.
-        digest = self._engine.digest()
-        if self._read is None or now - self._read >= FULL:
+        return whole(self.parts())
+
+    def parts(self) -> Parts:
+        if self._read is None or self._clock() - self._read >= FULL:
             self._read = None
-            self._take(self._engine.read())
-            self._read = now
-        else:
-            before = self._digest
-            stale = self._touched | {key for key in {*before, *digest} if before.get(key) != digest.get(key)}
-            if stale:
-                for key in stale:
-                    self._parts.pop(key, None)
-                self._add(self._engine.read_services(stale))
-        self._digest, self._touched = digest, set()
-        table = dict(self._others)
-        for part in self._parts.values():
-            table.update(part)
-        return table
+            # Taken before the reading: what changes in between is read again, never missed.
+            self._digest = self._engine.digest()
+            began = self._clock()
+            self._parts = dict(cut(self._engine.read()))
+            self._read = began
+        elif self._stale:
+            parts = {key: part for key, part in self._parts.items() if key not in self._stale}
+            parts.update(cut(self._engine.read_services(self._stale)))
+            self._parts = parts
+        self._stale = set()
+        return self._parts
 
     def apply(self, operations: Sequence[Operation]) -> None:
         for operation in operations:
@@ -91,19 +98,8 @@ class RememberedIpvs:
             if service is None:
                 self._read = None
             else:
-                self._touched.add(service)
+                self._stale.add(service)
         self._engine.apply(operations)
 
     def counters(self) -> Mapping[Key, Counters]:
         return self._engine.counters()
-
-    def _take(self, table: Table) -> None:
-        self._parts = {}
-        self._others = {k: v for k, v in table.items() if not isinstance(k, Endpoint | Fwmark | ServerKey)}
-        self._add({key: value for key, value in table.items() if key not in self._others})
-
-    def _add(self, table: Table) -> None:
-        for key, value in table.items():
-            service = service_of(key)
-            if service is not None:
-                self._parts.setdefault(service, {})[key] = value

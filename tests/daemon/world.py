@@ -12,15 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kernlb.config.values import Config
 from kernlb.control import Control
 from kernlb.control_client import ControlClient
 from kernlb.daemon.daemon import Daemon
 from kernlb.daemon.options import Machine, Options
 from kernlb.daemon.orders import Orders
+from kernlb.desired import Meaning
 from kernlb.engines.memory import Memory
 from kernlb.journal import Journal
 from kernlb.kernel import Kernel
-from kernlb.model import EngineName, ServerKey
+from kernlb.model import EngineName, Ruleset, ServerKey
 from kernlb.reconciler import Consent, Reconciler
 from kernlb.source import Source, read, understand
 from kernlb.state import Store
@@ -103,6 +105,7 @@ class World:
             self.write(text)
         machine = Machine(
             open=lambda config, owned: Watch(self._kernel()),
+            meaning=_meaning,
             read=lambda: self._read(),
             understand=_understand,
             remember=lambda source: None,
@@ -141,6 +144,11 @@ class World:
 
     def _read(self) -> Source:
         return read(str(self.file))
+
+
+def _meaning(config: Config) -> Meaning:
+    engines = {each.name: EngineName.IPVS for each in config.services}
+    return Meaning(config, engines=engines, ruleset=Ruleset("world"))
 
 
 def _understand(content: bytes, file: str, format: str | None) -> Source:

@@ -80,8 +80,13 @@ def running(gateway: Director, text: str, *options: str) -> Iterator[Running]:
 
 def start(gateway: Director, text: str, *options: str) -> Running:
     daemon = Running(gateway, gateway.begin("run", gateway.file(text), *options))
-    until(lambda: client(gateway).serves() or not daemon.answer._process.is_alive(), patience=60)
-    assert daemon.answer._process.is_alive(), daemon.log
+    try:
+        # The first use of nftables in a guest loads its modules from a slow disk.
+        until(lambda: client(gateway).serves() or not daemon.answer._process.is_alive(), patience=150)
+        assert daemon.answer._process.is_alive(), daemon.log
+    except AssertionError as error:
+        daemon.end(signal.SIGKILL)
+        raise AssertionError(f"{error}\n{daemon.log}") from error
     return daemon
 
 
@@ -120,7 +125,8 @@ def load(gateway: Director, *, parallel: int = 4, lifetime: float = 0.0) -> Iter
 def test_a_killed_server_is_out_long_before_fall_times_interval_and_comes_back(gateway: Director) -> None:
     # A fourth server of the test's own, so that it may die.
     victim = gateway.lab.start("server3", serve, "server3", SERVERS["server3"], 8080)
-    text = service("server1", "server2") + f'victim = "{SERVERS["server3"]}:8080"\n'
+    slow = CHECK.replace('"2s"', '"10s"')
+    text = service("server1", "server2", check=slow) + f'victim = "{SERVERS["server3"]}:8080"\n'
     with running(gateway, text) as daemon, load(gateway):
         until(lambda: status(gateway) == {"server1": "up", "server2": "up", "victim": "up"})
         time.sleep(1)
@@ -128,7 +134,7 @@ def test_a_killed_server_is_out_long_before_fall_times_interval_and_comes_back(g
         began = time.monotonic()
         until(lambda: f"{SERVERS['server3']}:8080" not in kernel(gateway))
         took = time.monotonic() - began
-        assert took < 4, f"{took:.2f} s\n{daemon.log}"
+        assert took < 20, f"{took:.2f} s, of fall x interval 30 s\n{daemon.log}"
         print(f"out after {took:.2f} s")
         gateway.lab.start("server3", serve, "server3", SERVERS["server3"], 8080)
         until(lambda: f"{SERVERS['server3']}:8080" in kernel(gateway))
@@ -188,7 +194,7 @@ def test_reloads_under_load_some_of_them_invalid_fail_no_request(gateway: Direct
     with running(gateway, files[0], "--deadline", "5s"), load(gateway, lifetime=0.5) as tallies:
         for number in range(12):
             gateway.file(files[number % 4])
-            gateway.call("reload", code=1 if number % 4 == 1 else 0)
+            gateway.call("reload", allowed=(1 if number % 4 == 1 else 0,))
     assert not tallies[0].failed
 
 
@@ -201,7 +207,7 @@ def test_orders_without_a_daemon_go_to_the_kernel_and_say_so(gateway: Director) 
     assert SERVERS["server2"] not in kernel(gateway)
     gateway.call("resume", "web", "server2")
     assert SERVERS["server2"] in kernel(gateway)
-    close = gateway.call("drain", "web", "servr2", code=1)
+    close = gateway.call("drain", "web", "servr2", allowed=(1,))
     assert "server2" in close.err
 
 
@@ -211,7 +217,7 @@ def test_apply_hands_the_file_to_the_daemon(gateway: Director) -> None:
         gateway.apply(service("server1", "server2"))
         assert SERVERS["server2"] in kernel(gateway)
         other = gateway.file(service("server3"), "other.toml")
-        assert "the daemon runs" in gateway.call("apply", other, code=1).err
+        assert "the daemon runs" in gateway.call("apply", other, allowed=(1,)).err
         gateway.call("apply", other, "--temporary")
         assert SERVERS["server3"] in kernel(gateway)
         gateway.call("reload")

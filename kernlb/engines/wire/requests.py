@@ -29,6 +29,10 @@ def bare(command: Command) -> bytes:
     return _START[command]
 
 
+def one_service(service: ServiceKey) -> bytes:
+    return _START[Command.GET_SERVICE] + services.key_bytes(service)
+
+
 def list_servers(service: ServiceKey) -> bytes:
     return _START[Command.GET_DEST] + services.key_bytes(service)
 
