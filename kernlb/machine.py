@@ -1,15 +1,15 @@
 """This machine's kernel, put together from its engines, and what a configuration means on it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
-from kernlb.config.values import Config, chosen_engine
+from kernlb.config.values import AddressBind, Config, Loader, Service, chosen_engine
 from kernlb.desired import SYSCTLS, Meaning
 from kernlb.engines import Engine, pins
 from kernlb.engines.absent import Absent
 from kernlb.engines.admission import admit
-from kernlb.engines.carried import Wish
+from kernlb.engines.carried import Wish, from_text
 from kernlb.engines.ipvs import Ipvs
 from kernlb.engines.nftables import Nftables, ruleset
 from kernlb.engines.sysctls import Sysctls
@@ -18,6 +18,7 @@ from kernlb.kernel import Kernel
 from kernlb.listeners import listeners
 from kernlb.model import Endpoint, EngineName, Family, MarkKey, VipKey
 from kernlb.ownership import Ownership
+from kernlb.places import namespace_inode
 from kernlb.pool import Override, Rating, ServerName, pool
 from kernlb.reconciler import Wanted
 
@@ -48,6 +49,12 @@ def open_kernel(config: Config, owned: Ownership) -> Kernel:
 
 def wish(config: Config) -> Wish:
     """What the eBPF engine is told beside the Table."""
+    if config.engine.loader is Loader.BCC:
+        raise Unsupported(
+            "this version of kernlb loads the program it ships, and compiles none on the gateway",
+            where="engine.loader",
+            hint='write loader = "auto" or "object"',
+        )
     idle = config.engine.idle_timeout
     told = Wish(interfaces=config.engine.interfaces, sources=config.addresses.source, idle=idle, tcp=idle)
     if config.timers is None:
@@ -59,10 +66,32 @@ def chosen(config: Config) -> dict[str, EngineName]:
     """The engine of each service on this machine. That of a live service never changes by itself: what the eBPF
     program carries it keeps, though a kernel with IPVS has been booted or its module been loaded since."""
     ipvs = not isinstance(_ipvs(), Absent) if config.services else False
-    live = pins.exists()
+    live = _live() if ipvs else frozenset()
     return {
-        service.name: chosen_engine(service, config, ipvs_available=ipvs and not live) for service in config.services
+        service.name: chosen_engine(service, config, ipvs_available=ipvs and live.isdisjoint(_endpoints(service)))
+        for service in config.services
     }
+
+
+def _live() -> frozenset[Endpoint]:
+    """What the eBPF program carries in this namespace."""
+    ledger = pins.Ledger.open(pins.directory())
+    if ledger is None:
+        return frozenset()
+    try:
+        text = ledger.read()
+        book = from_text(text) if text is not None else None
+    except (ValueError, KeyError, TypeError):
+        return frozenset()
+    finally:
+        ledger.close()
+    return frozenset(book.services) if book is not None and book.namespace == namespace_inode() else frozenset()
+
+
+def _endpoints(service: Service) -> Iterator[Endpoint]:
+    for bind in service.binds:
+        if isinstance(bind, AddressBind):
+            yield Endpoint(EngineName.XDP, service.protocol, bind.address, bind.first)
 
 
 def _ipvs() -> Engine:
