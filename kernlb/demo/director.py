@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -89,34 +89,39 @@ class Director:
         return self.lab.ask("director", _kernlb, self._program, self.directory, [*places, *arguments])
 
     @contextmanager
-    def daemon(self, file: Path) -> Iterator["Daemon"]:
+    def daemon(self, file: Path) -> Iterator[Daemon]:
         """`kernlb run FILE`, until the end of the block; what it wrote stays in the kernel."""
         answer = self.begin("run", str(file))
         place = self.directory / "run" / self.lab.namespace("director") / "control.sock"
         daemon = Daemon(ControlClient(place, timeout=30.0), answer)
         try:
-            await_that(lambda: daemon.serves or not answer.alive, "the daemon did not start")
-            yield daemon
+            await_that(lambda: daemon.serves or not answer.alive, "the daemon did not start", seconds=_PATIENCE)
+            if answer.alive:
+                yield daemon
         finally:
             if answer.alive:
                 os.kill(answer.pid, signal.SIGTERM)
-            ended: Said = answer.value(timeout=_PATIENCE)
+        ended: Said = answer.value(timeout=_PATIENCE)
         if ended.code:
-            raise KernlbError(f"kernlb run exited {ended.code}: {ended.err.strip()}")
+            raise _unexpected(("run", str(file)), ended)
 
     def call(self, *arguments: str, allowed: tuple[int, ...] = (0,)) -> Said:
         """Raises KernlbError on any exit code that is not allowed."""
         said: Said = self.begin(*arguments).value(timeout=_PATIENCE)
         if said.code not in allowed:
-            raise KernlbError(
-                f"kernlb {' '.join(arguments)} exited {said.code}: {(said.err or said.out).strip()}",
-                hint="this should not happen; please report it with the text above",
-            )
+            raise _unexpected(arguments, said)
         return said
 
     def ask(self, *arguments: str) -> Any:
         """The JSON that a verb prints."""
         return self.call(*arguments, "--json").document
+
+
+def _unexpected(arguments: Sequence[str], said: Said) -> KernlbError:
+    return KernlbError(
+        f"kernlb {' '.join(arguments)} exited {said.code}: {(said.err or said.out).strip()}",
+        hint="this should not happen; please report it with the text above",
+    )
 
 
 def _kernlb(result: Connection, program: Callable[[], None], directory: Path, arguments: list[str]) -> None:
