@@ -43,8 +43,7 @@ def run(rounds: int, progress: Progress) -> Report:
     figures: Figures = {}
     with tempfile.TemporaryDirectory() as scratch, lab() as built:
         stage = Stage(built, Director(built, Path(scratch), load()), Path(scratch), progress)
-        for name in SERVERS:
-            stage.start_server(name)
+        stage.start_servers(*SERVERS)
         route_back(stage)
         rate = _bearable(stage, progress)
         for number in range(rounds):
@@ -92,7 +91,7 @@ def _dead(stage: Stage, mode: str) -> Iterator[None]:
     if mode == MODES[0]:
         stage.kill_server(VICTIM)
         yield
-        stage.start_server(VICTIM)
+        stage.start_servers(VICTIM)
         return
     silence = "add table inet bench; add chain inet bench input { type filter hook input priority 0; policy drop; }"
     call(stage, VICTIM, "nft", silence)

@@ -4,6 +4,7 @@ import multiprocessing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -68,15 +69,16 @@ class Stage:
     def watched(self) -> Path:
         return self.directory / "kernlb.toml"
 
-    def start_server(self, name: str) -> None:
-        """Returns once it answers the director."""
-        delay = self.delays.setdefault(name, multiprocessing.Value("d", 0.0))
-        self.processes[name] = self.lab.start(name, serve, name, SERVERS[name], PORT, delay)
-        await_that(
-            lambda: not self.requests(1, address=SERVERS[name], at="director").failed,
-            f"{name} of the demo did not start",
-            seconds=_READY,
-        )
+    def start_servers(self, *names: str) -> None:
+        """Returns once they answer the director."""
+        for name in names:
+            delay = self.delays.setdefault(name, multiprocessing.Value("d", 0.0))
+            self.processes[name] = self.lab.start(name, serve, name, SERVERS[name], PORT, delay)
+        for name in names:
+            await_that(partial(self._answers, name), f"{name} of the demo did not start", seconds=_READY)
+
+    def _answers(self, name: str) -> bool:
+        return not self.requests(1, address=SERVERS[name], at="director").failed
 
     def kill_server(self, name: str) -> None:
         """Its machine stays, and answers connections by reset."""

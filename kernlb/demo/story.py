@@ -24,8 +24,7 @@ def set_stage(stage: Stage) -> None:
     coming = f"    server server3 {SERVERS['server3']}:{PORT} check\n"
     stage.changed.write_text(text.replace(leaving, "") + coming)
     stage.watched.write_text((shipped("templates") / "demo.kernlb.toml").read_text())
-    for name in SERVERS:
-        stage.start_server(name)
+    stage.start_servers(*SERVERS)
 
 
 def applied(stage: Stage) -> Outcome:

@@ -35,7 +35,7 @@ def killed(stage: Stage, daemon: Daemon) -> Outcome:
         stage.kill_server("server3")
         out = await_that(lambda: daemon.statuses()["server3"] == "down", "server3 was not found dead")
         time.sleep(_CALM)
-        stage.start_server("server3")
+        stage.start_servers("server3")
         await_that(lambda: _all_up(daemon), "server3 did not come back")
         back = time.monotonic()
         time.sleep(2 * _CALM)
