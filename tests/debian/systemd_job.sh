@@ -9,7 +9,7 @@ until_true() { # SECONDS COMMAND...
 table() { grep -v '^IP Virtual\|^Prot\|RemoteAddress' /proc/net/ip_vs; }
 pid() { systemctl show --property MainPID --value kernlb.service; }
 
-until_true 90 systemctl is-active kernlb.service
+until_true 500 systemctl is-active kernlb.service
 say active "$(systemctl is-active kernlb.service kernlb-apply.service)"
 until_true 60 test -s /run/kernlb/capabilities
 say daemon "$(grep CapEff "/proc/$(pid)/status")"
