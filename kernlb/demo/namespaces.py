@@ -54,7 +54,8 @@ class Lab:
         """Run a function in a process of its own inside a namespace, until it returns or the lab ends."""
         process = _fork.Process(target=_inside, args=(self.namespace(part), target, arguments), daemon=True)
         process.start()
-        self._processes.append(process)
+        # Each that is kept costs a descriptor, the ended ones too.
+        self._processes = [*(each for each in self._processes if each.is_alive()), process]
         return process
 
     def ask(self, part: str, target: Callable[..., None], *arguments: Any) -> "Answer":
@@ -102,9 +103,11 @@ class Answer:
     def value(self, *, timeout: float) -> Any:
         if not self._connection.poll(timeout):
             raise TimeoutError(f"no answer within {timeout:g} s")
-        result = self._connection.recv()
-        self._process.join()
-        return result
+        try:
+            return self._connection.recv()
+        finally:
+            self._connection.close()
+            self._process.join()
 
 
 @contextmanager

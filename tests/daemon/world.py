@@ -16,7 +16,7 @@ from kernlb.config.values import Config
 from kernlb.control import Control
 from kernlb.control_client import ControlClient
 from kernlb.daemon.daemon import Daemon
-from kernlb.daemon.options import Machine, Options
+from kernlb.daemon.options import Machine, Options, Signs
 from kernlb.daemon.orders import Orders
 from kernlb.desired import Meaning
 from kernlb.engines.memory import Memory
@@ -98,23 +98,28 @@ class World:
         """A request of the control socket, from another thread as another process would."""
         return await asyncio.to_thread(self.client.ask, method, path, **body)
 
-    @asynccontextmanager
-    async def running(self, text: str | None = None, *, cut: bool = False) -> AsyncIterator[Daemon]:
-        """A daemon with its control socket. `cut` ends it as kill -9 would: nothing is written down at the end."""
-        if text is not None:
-            self.write(text)
+    def made(self) -> tuple[Machine, Signs, Reconciler]:
+        """What a daemon is made from."""
         machine = Machine(
             open=lambda config, owned: Watch(self._kernel()),
             meaning=_meaning,
-            read=lambda: self._read(),
+            read=self.source,
             understand=_understand,
             remember=lambda source: None,
         )
         signs = machine.open(None, None)  # type: ignore[arg-type]
         reconciler = Reconciler(signs.kernel, Store(self.directory / "state.json"), Consent(), lambda key: None)
+        return machine, signs, reconciler
+
+    @asynccontextmanager
+    async def running(self, text: str | None = None, *, cut: bool = False) -> AsyncIterator[Daemon]:
+        """A daemon with its control socket. `cut` ends it as kill -9 would: nothing is written down at the end."""
+        if text is not None:
+            self.write(text)
+        machine, signs, reconciler = self.made()
         journal, notifier = Journal(self.log, clock=time.time, environment={}), Notifier({})
         daemon = Daemon(
-            self._read(),
+            self.source(),
             reconciler=reconciler,
             signs=signs,
             machine=machine,
@@ -142,7 +147,7 @@ class World:
     def _kernel(self) -> Kernel:
         return Kernel({EngineName.IPVS: self.ipvs}, (self.rest,))
 
-    def _read(self) -> Source:
+    def source(self) -> Source:
         return read(str(self.file))
 
 

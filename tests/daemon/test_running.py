@@ -1,0 +1,148 @@
+"""The daemon as a process runs it: signals, and the verbs that look at it through its socket."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kernlb.control_client import ControlClient
+from kernlb.daemon.running import _run
+from kernlb.places import Places, current_namespace
+from tests.daemon.world import PATIENCE, Server, World, service, until
+
+pytestmark = pytest.mark.timeout(110)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def play(scene: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(scene(), 100))
+
+
+@asynccontextmanager
+async def running(world: World, text: str) -> AsyncIterator[Places]:
+    """A daemon that heeds signals, on the memory engine. Ends by SIGTERM."""
+    world.write(text)
+    places = Places(namespace=current_namespace(), run=world.directory / "run", state=world.directory / "state")
+    machine, signs, reconciler = world.made()
+    task = asyncio.create_task(
+        _run(world.source(), reconciler=reconciler, signs=signs, machine=machine, places=places, options=world.options)
+    )
+    try:
+        await until(lambda: task.done() or ControlClient(places.control, timeout=1).serves())
+        yield places
+    finally:
+        if not task.done():
+            os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(task, PATIENCE)
+
+
+async def kernlb(places: Places, *arguments: str, **environment: str) -> asyncio.subprocess.Process:
+    """The command line, its output in a pipe."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "kernlb", "--run-dir", str(places.run), "--state-dir", str(places.state), *arguments,
+        stdout=asyncio.subprocess.PIPE, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+async def line(process: asyncio.subprocess.Process) -> Any:
+    assert process.stdout is not None
+    return json.loads(await asyncio.wait_for(process.stdout.readline(), PATIENCE))
+
+
+def test_sighup_reads_the_file_again_and_keeps_the_old_one_where_it_is_wrong(
+    world: World, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def scene() -> None:
+        one, two = Server(), Server()
+        await one.live()
+        await two.live()
+        async with running(world, service(one)):
+            world.write(service(one, two))
+            os.kill(os.getpid(), signal.SIGHUP)
+            await until(lambda: world.weights() == {one.address: 1, two.address: 1})
+            world.write("[service.web]\nbnd = 1\n")
+            os.kill(os.getpid(), signal.SIGHUP)
+            heard = ""
+            deadline = asyncio.get_running_loop().time() + PATIENCE
+            while "event=reload-refused" not in heard:
+                assert asyncio.get_running_loop().time() < deadline
+                heard += capfd.readouterr().err
+                await asyncio.sleep(0.01)
+            await two.die()
+            await until(lambda: world.weights() == {one.address: 1})
+        # SIGTERM leaves traffic flowing.
+        assert world.weights() == {one.address: 1}
+
+    play(scene)
+
+
+@pytest.mark.root
+def test_a_group_may_use_the_socket_when_asked_for(world: World) -> None:
+    world.options = replace(world.options, group="4242")
+
+    async def scene() -> None:
+        async with running(world, service(Server())) as places:
+            found = places.control.stat()
+            assert (found.st_gid, found.st_mode & 0o777) == (4242, 0o660)
+
+    play(scene)
+
+
+def test_status_in_a_pipe_is_one_document_a_change(world: World) -> None:
+    async def scene() -> None:
+        server = Server()
+        await server.live()
+        async with running(world, service(server)) as places:
+            watching = await kernlb(places, "status", "--watch")
+            seen = [await line(watching)]
+            while seen[-1]["services"][0]["servers"][0]["status"] != "up":
+                seen.append(await line(watching))
+            await server.die()
+            while seen[-1]["services"][0]["quorum"]:
+                seen.append(await line(watching))
+            assert len(seen) < 10
+            assert all(before != after for before, after in pairwise(seen))
+            watching.send_signal(signal.SIGINT)
+            assert await asyncio.wait_for(watching.wait(), PATIENCE) == 3
+
+    play(scene)
+
+
+def test_top_shows_rates_by_name_and_ends_when_told(world: World) -> None:
+    async def scene() -> None:
+        server = Server()
+        await server.live()
+        async with running(world, service(server)) as places:
+            top = await kernlb(places, "--json", "top", "--count", "1", "--interval", "100ms")
+            (row,) = (await line(top))["servers"]
+            assert (row["service"], row["server"], row["connections"]) == ("web", "s1", 0.0)
+            assert await asyncio.wait_for(top.wait(), PATIENCE) == 0
+
+    play(scene)
+
+
+def test_the_shell_completes_names_that_the_daemon_knows(world: World) -> None:
+    async def scene() -> None:
+        async with running(world, service(Server(), Server())) as places:
+            for words, expected in (("drain ", {"web"}), ("drain web s", {"s1", "s2"}), ("drain web x", set())):
+                begun = f"kernlb --run-dir {places.run} {words}"
+                number = len(begun.split()) - (not begun.endswith(" "))
+                asked = {"_KERNLB_COMPLETE": "bash_complete", "COMP_WORDS": begun, "COMP_CWORD": str(number)}
+                done = await kernlb(places, **asked)
+                said, _ = await asyncio.wait_for(done.communicate(), PATIENCE)
+                assert {each.rpartition(",")[2] for each in said.decode().split()} == expected
+
+    play(scene)
