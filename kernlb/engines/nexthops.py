@@ -58,17 +58,25 @@ class Surroundings:
             self._routes[address] = self._netlink.route(address)
         return self._routes[address]
 
-    def resolve(self, addresses: Iterable[IPAddress], *, patient: bool) -> None:
-        """Have the kernel find the neighbours that lead there; `patient` waits for them, but not for long."""
-        ways = {(route.interface, route.gateway or address) for address in addresses if (route := self.route(address))}
-        unknown = ways - set(self._neighbours)
+    def resolve(self, addresses: Iterable[IPAddress], *, await_: Iterable[IPAddress] = ()) -> None:
+        """Have the kernel find the neighbours that lead there, and wait for those of `await_`, but not for long."""
+        unknown = self._unknown(addresses)
         for interface, neighbour in unknown:
             self._netlink.resolve(interface, neighbour)
-        deadline = time.monotonic() + (_PATIENCE if patient else 0.0)
-        while unknown and time.monotonic() < deadline:
+        awaited = self._unknown(await_)
+        deadline = time.monotonic() + _PATIENCE
+        while awaited and time.monotonic() < deadline:
             time.sleep(_PAUSE)
             self._neighbours = self._netlink.neighbours()
-            unknown -= set(self._neighbours)
+            awaited -= set(self._neighbours)
+
+    def _unknown(self, addresses: Iterable[IPAddress]) -> set[tuple[int, IPAddress]]:
+        ways = {
+            (route.interface, route.gateway or address)
+            for address in addresses
+            if (route := self.route(address)) and not route.local
+        }
+        return ways - set(self._neighbours)
 
     def way(self, address: IPAddress) -> Way:
         """Towards an address that is not this machine's own: that is the stack's."""

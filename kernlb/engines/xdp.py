@@ -24,7 +24,7 @@ from kernlb.engines.playing import played
 from kernlb.engines.rtnetlink import Link, Rtnetlink
 from kernlb.errors import KernlbError, Unsupported
 from kernlb.hashing import SLOTS, Assignment, assign
-from kernlb.model import Counters, Endpoint, Forwarding, Key, ServerKey, Table
+from kernlb.model import Counters, Endpoint, Forwarding, IPAddress, Key, ServerKey, Table
 from kernlb.places import namespace_inode
 from kernlb.plan import Operation
 from kernlb.resources import shipped
@@ -125,7 +125,7 @@ class Xdp:
         book = self._book()
         if book is not None:
             self._adopt_wish(book)
-            self._write(book, changed=(), left=(), patient=False)
+            self._write(book, changed=(), left=(), new=())
 
     def causes(self) -> Mapping[abi.Cause, int]:
         """Packets to addresses of services that the program left to the stack, by why."""
@@ -198,8 +198,12 @@ class Xdp:
         self._adopt_wish(book)
         rest = book.wish.idle + _REST
         numbers = {carried.id for carried in book.services.values()}
+        known = {server.address for _, server, _ in book.members()}
         changed, left = book.follow(after, now=time.monotonic(), servers=self._sizes.servers, rest=rest)
-        self._write(book, changed=changed, left=left, patient=True)
+        new = {server.address for _, server, _ in book.members()} - known
+        if not self._write(book, changed=changed, left=left, new=new):
+            where = ", ".join(book.wish.interfaces) or "no interface with an address"
+            raise Unsupported(f"nowhere to attach the eBPF program: {where}", hint="see [engine] interfaces")
         for number in numbers - {carried.id for carried in book.services.values()}:
             self._opened(book).remove_table(number)
             self._transitions.pop(number, None)
@@ -212,24 +216,31 @@ class Xdp:
         self.close()
         pins.remove(self._directory)
 
-    def _write(self, book: Book, *, changed: Collection[Endpoint], left: Sequence[Member], patient: bool) -> None:
+    def _write(
+        self, book: Book, *, changed: Collection[Endpoint], left: Sequence[Member], new: Collection[IPAddress]
+    ) -> bool:
+        """Whether the program hangs anywhere then."""
+        dead = [member.id for member in left]
+        at_once = bool(book.fingerprint) and not new
+        if at_once:
+            # Weights need nothing of the network, which takes a while to look at.
+            self._move(book, self._opened(book), changed, dead)
         with Rtnetlink() as netlink:
             seen = Surroundings(netlink)
-            seen.resolve({key.address for _, key, _ in book.members()}, patient=patient)
+            seen.resolve({key.address for _, key, _ in book.members()}, await_=new)
             ends = seen.named(book.wish.interfaces) if book.wish.interfaces else seen.ends()
             native = {link.index for link in ends if one_armed(book, seen, link)}
             contents = place(book, seen, tick=TICK, native=bool(native))
-        if patient and not ends:
-            where = ", ".join(book.wish.interfaces) or "no interface with an address"
-            raise Unsupported(f"nowhere to attach the eBPF program: {where}", hint="see [engine] interfaces")
         plane = self._loaded(book, native=bool(native))
         self._fill(plane, contents)
-        self._move(book, plane, changed, [member.id for member in left])
+        if not at_once:
+            self._move(book, plane, changed, dead)
         self._open_services(plane, contents)
         for member in left:
             plane.set_server(member.id, GONE)
         self._hang(plane, ends, native)
         self._note(book)
+        return bool(ends)
 
     def _hang(self, plane: Dataplane, ends: Sequence[Link], native: Collection[int]) -> None:
         """At these interfaces, and at no others."""
