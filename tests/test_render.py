@@ -201,7 +201,8 @@ def test_bird_announces_a_vip_while_it_is_on_the_interface(tmp_path: Path) -> No
     with namespaces("director", "router") as (director, router):
         ip(
             director,
-            f"link add name near type veth peer name far netns {router}\naddr add 10.77.0.1/24 dev near\nlink set near up\n",
+            f"link add name near type veth peer name far netns {router}\n"
+            "addr add 10.77.0.1/24 dev near\nlink set near up\n",
         )
         ip(director, "link set lo up\naddr add 198.51.100.1/32 dev lo\naddr add 203.0.113.10/32 dev lo\n")
         ip(router, "addr add 10.77.0.2/24 dev far\nlink set far up\nlink set lo up\n")
