@@ -6,7 +6,7 @@ agent's orders act at once and stay in force until it gives others.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -44,6 +44,9 @@ class State:
     def serves(self) -> bool:
         """Fit for new connections, unless its weight says otherwise."""
         return self.status in (Status.UP, Status.UNKNOWN)
+
+
+_STATE = tuple(field.name for field in fields(State))
 
 
 class Health:
@@ -181,7 +184,8 @@ def combined(states: Sequence[State]) -> State:
 
 def dumped(state: State) -> dict[str, Any]:
     """For the state file; `loaded` reads it back."""
-    return {key: value for key, value in asdict(state).items() if value is not None}
+    # Ten thousand at a time: asdict copies deeply, which takes ten times as long.
+    return {key: value for key in _STATE if (value := getattr(state, key)) is not None}
 
 
 def loaded(data: Mapping[str, Any]) -> State | None:

@@ -7,8 +7,8 @@ namespace is void, because the kernel's state went with it; operator overrides s
 import json
 import os
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from kernlb.places import boot_id, namespace_inode
 from kernlb.pool import Hold, Override, ServerName
 
 SCHEMA = 1
+_NAME = fields(Name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,7 @@ def write_whole(path: Path, text: str) -> None:
 class Store:
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._texts: dict[str, tuple[object, str]] = {}
 
     def load(self) -> State:
         """The state, or an empty one where there is none. Raises StateError where it cannot be understood."""
@@ -101,7 +103,14 @@ class Store:
 
     def save(self, state: State) -> None:
         """Raises StateError, with the old state intact, where the disk is full or not writable."""
-        write_whole(self.path, json.dumps(_document(state), indent=1))
+        write_whole(self.path, self._text(state))
+
+    def _text(self, state: State) -> str:
+        """What is the same object as the last time is not written out again: there may be ten thousand names."""
+        for part, (source, document) in _parts(state).items():
+            if part not in self._texts or self._texts[part][0] is not source:
+                self._texts[part] = source, _indented(document(source))
+        return "{\n" + ",\n".join(f'"{part}": {text}' for part, (_, text) in self._texts.items()) + "\n}\n"
 
     def _unreadable(self, error: Exception) -> StateError:
         return StateError(
@@ -111,24 +120,45 @@ class Store:
         )
 
 
-def _document(state: State) -> dict[str, Any]:
+def _parts(state: State) -> dict[str, tuple[Any, Callable[[Any], Any]]]:
+    """By its name in the file, what each part is made from, and how."""
     return {
-        "schema": SCHEMA,
-        "boot": state.life.boot,
-        "namespace": state.life.namespace,
-        "owned": sorted(key_text(key) for key in state.ownership.claimed),
-        "shared": {
-            key_text(key): [value_text(kept.original), value_text(kept.written)]
-            for key, kept in state.ownership.shared.items()
-        },
-        "names": {key_text(key): asdict(name) for key, name in state.names.items()},
-        "leaving": {key_text(key): deadline for key, deadline in state.leaving.items()},
-        "overrides": [
-            {"service": service, "server": server, **asdict(override)}
-            for (service, server), override in sorted(state.overrides.items())
-        ],
-        "health": dict(state.health),
+        "schema": (SCHEMA, int),
+        "boot": (state.life.boot, str),
+        "namespace": (state.life.namespace, int),
+        "owned": (state.ownership.claimed, lambda claimed: sorted(key_text(key) for key in claimed)),
+        "shared": (state.ownership.shared, _shared),
+        "names": (state.names, lambda names: {key_text(key): _name(name) for key, name in names.items()}),
+        "leaving": (state.leaving, lambda leaving: {key_text(key): deadline for key, deadline in leaving.items()}),
+        "overrides": (state.overrides, _overrides),
+        "health": (state.health, dict),
     }
+
+
+def _indented(document: Any) -> str:
+    """A line an entry. Written in small pieces: one of a megabyte would keep all other threads waiting."""
+    if isinstance(document, dict) and document:
+        lines = [f" {json.dumps(key)}: {json.dumps(each)}" for key, each in document.items()]
+        return "{\n" + ",\n".join(lines) + "\n}"
+    if isinstance(document, list) and document:
+        return "[\n" + ",\n".join(f" {json.dumps(each)}" for each in document) + "\n]"
+    return json.dumps(document)
+
+
+def _shared(shared: Mapping[Shared, Written]) -> dict[str, Any]:
+    return {key_text(key): [value_text(kept.original), value_text(kept.written)] for key, kept in shared.items()}
+
+
+def _name(name: Name) -> dict[str, Any]:
+    # asdict copies deeply, which takes ten times as long.
+    return {each.name: getattr(name, each.name) for each in _NAME}
+
+
+def _overrides(overrides: Mapping[ServerName, Override]) -> list[dict[str, Any]]:
+    return [
+        {"service": service, "server": server, **asdict(override)}
+        for (service, server), override in sorted(overrides.items())
+    ]
 
 
 def _from_document(document: Mapping[str, Any]) -> State:

@@ -88,3 +88,16 @@ def test_nothing_half_written_is_left_beside_the_state(tmp_path: Path) -> None:
     store.save(State(Life.now()))
     assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
     assert json.loads((tmp_path / "state.json").read_text())["schema"] == 1
+
+
+def test_what_changed_is_in_the_file_and_what_did_not_is_still_there(tmp_path: Path) -> None:
+    store, state = Store(tmp_path / "state.json"), full(Life.now())
+    store.save(state)
+    for changed in (
+        replace(state, health={"api/server1": {"status": "down"}}),
+        replace(state, leaving={}, names={}),
+        replace(state, overrides={}, ownership=Ownership()),
+        state,
+    ):
+        store.save(changed)
+        assert Store(store.path).load() == changed

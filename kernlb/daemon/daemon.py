@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 from kernlb import operator, record
 from kernlb.assessment import Assessment
@@ -23,7 +22,7 @@ from kernlb.daemon.track import Track
 from kernlb.daemon.view import View
 from kernlb.daemon.waiters import Waiters
 from kernlb.daemon.watched import watched
-from kernlb.daemon.writer import Work, Writer
+from kernlb.daemon.writer import Record, Work, Writer
 from kernlb.desired import Meaning
 from kernlb.errors import KernelError, KernlbError
 from kernlb.health import State
@@ -254,9 +253,7 @@ class Daemon:
         self._worked(work, urgent=urgent)
         if draining and work.counters is not None:
             counters, config = work.counters, assessment.config
-            ended = operator.ended(
-                self.overrides, lambda name: self.view.live(name, config, counters), now=self.now()
-            )
+            ended = operator.ended(self.overrides, lambda name: self.view.live(name, config, counters), now=self.now())
             self.order(ended)
         self._schedule(work, bool(operator.under_way(self.overrides)))
         return work
@@ -377,8 +374,8 @@ class Daemon:
         self.assessment.adopt(self.checker.states(), now=now)
         self._note = True
 
-    def _record(self) -> dict[str, Any]:
-        return record.written(self.checker.standing(), self.assessment.record())
+    def _record(self) -> Record:
+        return partial(record.written, self.checker.standing(), self.assessment.record())
 
     def _aim(self) -> None:
         """Tells the passive watch whose packets to look for."""

@@ -14,6 +14,8 @@ from kernlb.plan import Operation
 from kernlb.reconciler import Plan, Reconciler, Step, Wanted
 
 T = TypeVar("T")
+Record = Callable[[], Mapping[str, Any]]
+"""Makes what is to be written down of health: of ten thousand servers, that is work for this thread."""
 
 SHARE = 0.05
 """The most of a core that writing health down may take."""
@@ -48,7 +50,7 @@ class Writer:
         wanted: Wanted,
         *,
         overrides: Overrides,
-        health: dict[str, Any] | None,
+        health: Record | None,
         count: bool,
         now: float,
         apart: bool,
@@ -69,7 +71,7 @@ class Writer:
     async def counters(self) -> Mapping[Key, Counters]:
         return await self.do(self.reconciler.kernel.counters)
 
-    async def note(self, overrides: Overrides, health: dict[str, Any]) -> None:
+    async def note(self, overrides: Overrides, health: Record) -> None:
         await self.do(lambda: self._note(overrides, health))
 
     async def clear(self) -> list[Operation]:
@@ -100,9 +102,9 @@ class Writer:
         self._thread.shutdown(wait=True)
         self.signs.close()
 
-    def _note(self, overrides: Overrides, health: dict[str, Any] | None) -> None:
+    def _note(self, overrides: Overrides, health: Record | None) -> None:
         began = time.monotonic()
-        self.reconciler.note(overrides=overrides, health=health)
+        self.reconciler.note(overrides=overrides, health=None if health is None else health())
         if health is not None:
             self._noted = time.monotonic()
             self._cost = self._noted - began
