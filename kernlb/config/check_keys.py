@@ -126,7 +126,10 @@ class CheckKeys(Keys):
     port: Port | None = Field(default=None, description="Port to check. Default: the server's.")
     address: Unicast | None = Field(default=None, description="Address to check. Default: the server's.")
     bind_address: Address | None = Field(default=None, description="Address that checks come from.")
-    mark: FirewallMark | None = Field(default=None, description="Firewall mark on the packets of checks.")
+    mark: FirewallMark | None = Field(
+        default=None,
+        description="Firewall mark on the packets of checks; by it the gateway's firewall may leave them untracked.",
+    )
     interface: Interface | None = Field(default=None, description="Interface that checks leave by.")
     via_vip: bool | None = Field(
         default=None,
