@@ -3,7 +3,7 @@
 One `step` never waits. A one-shot apply and the daemon both call it until nothing is left to do.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -68,6 +68,7 @@ class Plan:
     warnings: tuple[str, ...] = ()
     names: Mapping[Key, Name] = field(default_factory=dict)
     parts: Parts = field(default_factory=dict)
+    taken: Mapping[Key, Conflict] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,10 @@ class Reconciler:
         Raises Conflict where somebody else's service or listener is in the way, and Unsupported where this
         machine lacks what is wanted.
         """
-        return self._plan(wanted, since=None, count=count)
+        plan = self._plan(wanted, since=None, count=count)
+        for conflict in plan.taken.values():
+            raise conflict
+        return plan
 
     def step(self, wanted: Wanted, *, deadline: float, now: float, apart: bool = False) -> Step:
         """Do what can be done now. Leaving servers are quiesced and go once idle, or `deadline` seconds after.
@@ -115,6 +119,11 @@ class Reconciler:
         """
         plan = self._plan(wanted, since=self._settled, count=False)
         self._settled = None
+        refused: dict[str, KernlbError] = {}
+        if plan.taken:
+            if not apart:
+                raise next(iter(plan.taken.values()))
+            plan, refused = _without_taken(plan)
         going = [key for key in leaving(plan.operations, plan.observed) if key not in plan.desired.absent]
         counters = self.kernel.counters() if going else {}
         since = {key: self.state.leaving.get(key, now) for key in going}
@@ -130,13 +139,12 @@ class Reconciler:
         claimed = plan.owned.after(plan.desired.table, plan.observed)
         names = self._known(plan.desired.names, after)
         self._remember(replace(self.state, ownership=claimed, names=names, leaving={k: since[k] for k in waiting}))
-        refused: Mapping[str, KernlbError] = {}
         try:
             self.kernel.apply(operations)
         except (KernelError, Unsupported):
             if not apart:
                 raise
-            refused = self._apply_apart(operations, plan)
+            refused |= self._apply_apart(operations, plan)
             after = self.kernel.read()
             operations = [operation for operation in operations if after.get(operation.key) == operation.after]
         self.kernel.tend()
@@ -199,13 +207,12 @@ class Reconciler:
         desired = replace(desired, table=dict(table))
         ours = ownership.ours(table, observed, owned, adopt=self.consent.adopt)
         operations = diff(table, ours)
-        if not self.consent.take_port:
-            self._refuse_taken_ports(operations)
         names = desired.names if self.state.names is desired.names else {**self.state.names, **desired.names}
         breaks = self._breaks(operations, observed) if count else {}
-        return Plan(operations, desired, observed, ours, owned, breaks, warnings, names, parts)
+        taken = {} if self.consent.take_port else dict(self._taken_ports(operations))
+        return Plan(operations, desired, observed, ours, owned, breaks, warnings, names, parts, taken)
 
-    def _apply_apart(self, operations: Sequence[Operation], plan: Plan) -> Mapping[str, KernlbError]:
+    def _apply_apart(self, operations: Sequence[Operation], plan: Plan) -> dict[str, KernlbError]:
         """After a refusal: what is left to do, a service at a time."""
         refused: dict[str, KernlbError] = {}
         for owner, together in by_owner(remaining(operations, self.kernel.read()), plan).items():
@@ -245,7 +252,8 @@ class Reconciler:
                 parts.setdefault(key.service, []).append(live)
         return {key: _sum(parts.get(key, [])) for key in removed}
 
-    def _refuse_taken_ports(self, operations: Iterable[Operation]) -> None:
+    def _taken_ports(self, operations: Iterable[Operation]) -> Iterator[tuple[Key, Conflict]]:
+        """Wildcards that would take the traffic of a local process."""
         for operation in operations:
             key = operation.key
             if isinstance(key, Endpoint):
@@ -254,11 +262,28 @@ class Reconciler:
                 continue
             listener = self._listening(key)
             if listener:
-                raise Conflict(
-                    f"{listener} listens on {key.protocol} port {key.first if key.first == key.last else 'range'}, "
-                    f"which {thing(key).removeprefix('mark for ')} would take from it",
-                    hint="bind a specific address, stop that process, or take the port with --take-port",
+                yield (
+                    operation.key,
+                    Conflict(
+                        f"{listener} listens on {key.protocol} port {key.first if key.first == key.last else 'range'}, "
+                        f"which {thing(key).removeprefix('mark for ')} would take from it",
+                        hint="bind a specific address, stop that process, or take the port with --take-port",
+                    ),
                 )
+
+
+def _without_taken(plan: Plan) -> tuple[Plan, dict[str, KernlbError]]:
+    """The plan without the services whose port a local process has, but for their dead servers."""
+    operations: list[Operation] = []
+    refused: dict[str, KernlbError] = {}
+    for owner, together in by_owner(plan.operations, plan).items():
+        conflict = next((plan.taken[op.key] for op in together if op.key in plan.taken), None)
+        if conflict is not None:
+            refused[owner] = conflict
+            together = [op for op in together if op.verb is Verb.REMOVE and op.key in plan.desired.absent]
+        operations += together
+    kept = set(map(id, operations))
+    return replace(plan, operations=[op for op in plan.operations if id(op) in kept]), refused
 
 
 def by_owner(operations: Iterable[Operation], plan: Plan) -> dict[str, list[Operation]]:

@@ -303,3 +303,24 @@ def test_a_step_that_follows_on_another_sees_what_others_changed_meanwhile(tmp_p
         engine.apply([change])
         assert writer.step(two_services(), deadline=30, now=1).done
         assert engine.read() == WITH_API
+
+
+def test_a_port_that_a_process_has_taken_meanwhile_holds_up_no_other_service(tmp_path: Path) -> None:
+    wild = MarkKey(Family.IPV4, Protocol.TCP, 80, 80)
+    engine = Memory()
+    listens = ["nginx (process 7)"]
+    writer = Reconciler(
+        Kernel({EngineName.IPVS: engine}), Store(tmp_path / "s"), Consent(), lambda key: listens[0] if listens else None
+    )
+
+    def wanted(foreign: Collection[ServiceKey]) -> Desired:
+        return Desired({**WITH_API, wild: Mark(0x4B4C0001)}, {WEB: Name("web"), API: Name("api")})
+
+    with pytest.raises(Conflict, match="nginx"):
+        writer.step(wanted, deadline=30, now=0)
+    step = writer.step(wanted, deadline=30, now=0, apart=True)
+    assert len(step.refused) == 1
+    assert engine.read() == WITH_API
+    listens.clear()
+    assert not writer.step(wanted, deadline=30, now=1, apart=True).refused
+    assert engine.read() == {**WITH_API, wild: Mark(0x4B4C0001)}

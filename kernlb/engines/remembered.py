@@ -11,6 +11,7 @@ from kernlb.plan import Operation
 
 FULL = 60.0
 """Seconds after which everything is read again, whatever the signs say."""
+_MANY = 32
 
 
 class Remembered:
@@ -86,6 +87,9 @@ class RememberedIpvs:
             self._parts = dict(cut(self._engine.read()))
             self._read = began
         elif self._stale:
+            if len(self._stale) > _MANY:
+                # What was written itself need not look like drift: reading all of that once more would cost.
+                self._digest = self._engine.digest()
             parts = {key: part for key, part in self._parts.items() if key not in self._stale}
             parts.update(cut(self._engine.read_services(self._stale)))
             self._parts = parts
