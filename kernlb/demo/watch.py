@@ -15,7 +15,7 @@ DELAY = 1.0
 """Much also where the machine itself is slow."""
 _SLOW = 1 / 6  # half of what each of three equal servers has
 _CALM = 1.5
-_DYING = 6.0  # three timeouts in a row, at worst
+_DYING = 7.5  # three probes that wait for their whole timeout, at worst
 
 
 Act = Callable[[Stage, Daemon], Outcome]
