@@ -41,6 +41,7 @@ MODES = ("killed (reset)", "vanished (no answer)")
 
 def run(rounds: int, progress: Progress) -> Report:
     figures: Figures = {}
+    early = 0.0
     with tempfile.TemporaryDirectory() as scratch, lab() as built:
         stage = Stage(built, Director(built, Path(scratch), load()), Path(scratch), progress)
         stage.start_servers(*SERVERS)
@@ -50,7 +51,9 @@ def run(rounds: int, progress: Progress) -> Report:
             turn = number % len(PEERS)
             for peer in (*PEERS[turn:], *PEERS[:turn]):
                 for mode in MODES:
-                    found = _measured(stage, peer, mode, rate)
+                    samples, died = _measured(stage, peer, mode, rate)
+                    early += suffered([each for each in samples if each.started < died - LATE], died)[BOTH]
+                    found = suffered([each for each in samples if each.started >= died - LATE], died)
                     shown = ", ".join(f"{title} {value:.1f} {UNITS[title]}" for title, value in found.items())
                     progress(f"failover, round {number + 1} of {rounds}: {peer.name}, {mode}: {shown}")
                     for title, value in found.items():
@@ -59,10 +62,12 @@ def run(rounds: int, progress: Progress) -> Report:
         _comparison(f"{VICTIM} {mode}: {title}, at {rate:g} new connections/s", UNITS[title], found)
         for (mode, title), found in figures.items()
     )
-    return Report("failover", comparisons, tuple(_worse(figures)), machine())
+    overload = Count("requests that failed or came late before anything died", int(early), 0)
+    return Report("failover", comparisons, (overload, *_worse(figures)), machine())
 
 
-def _measured(stage: Stage, peer: Peer, mode: str, rate: float) -> dict[str, float]:
+def _measured(stage: Stage, peer: Peer, mode: str, rate: float) -> tuple[list[Sample], float]:
+    """What the client saw, and when the server died."""
     with peer.running(stage):
         await_that(lambda: _all_answer(stage), f"{peer.name} does not reach every server", seconds=PATIENCE)
         with stage.steady_load(rate=rate, patience=WAITING) as under_way:
@@ -71,7 +76,7 @@ def _measured(stage: Stage, peer: Peer, mode: str, rate: float) -> dict[str, flo
             with _dead(stage, mode):
                 time.sleep(SUFFERING)
                 samples = under_way.stop()
-    return suffered(samples, died)
+    return samples, died
 
 
 def suffered(samples: Sequence[Sample], died: float) -> dict[str, float]:
