@@ -55,7 +55,10 @@ TAKES: dict[Template, frozenset[str]] = {
 def render(template: Template, config: Config, options: Options) -> str:
     """The file's text. Raises NotRendered where the configuration or the options do not say enough, Conflict where
     the file and kernlb would both do the same."""
-    from kernlb.render import companions, director, real_server, units
+    import kernlb.render.companions as companions
+    import kernlb.render.director as director
+    import kernlb.render.real_server as real_server
+    import kernlb.render.units as units
 
     makers: dict[Template, Callable[[Config, Options], str]] = {
         Template.SERVICE: units.service,
