@@ -75,15 +75,16 @@ def drained(stage: Stage, daemon: Daemon) -> Outcome:
     with stage.load(parallel=6, lifetime=2.0) as load:
         time.sleep(_CALM)
         began = time.monotonic()
-        said = stage.director.ask("drain", "api", "server1", "--deadline", "20s")
+        said = stage.director.ask("drain", "api", "server1", "--deadline", "60s")
         took = time.monotonic() - began
         after = stage.requests(20)
         tally = load.stop()
     stage.director.call("resume", "api", "server1")
     failed = tally.failed.total() + after.failed.total()
+    reasons = ", ".join(sorted({*tally.failed, *after.failed})) or "none"
     figures = (
-        f"{failed} of {tally.answered + tally.failed.total() + 20} requests failed; drained after {took:.1f} s; "
-        f"then {after.split.get('server1', 0)} of 20 requests reached it"
+        f"{failed} of {tally.answered + tally.failed.total() + 20} requests failed ({reasons}); "
+        f"drained after {took:.1f} s; then {after.split.get('server1', 0)} of 20 requests reached it"
     )
     held = bool(said["drained"]) and not failed and "server1" not in after.split
     return Outcome("a real server is drained under load: 0 failed", figures, held)
