@@ -136,7 +136,7 @@ def guest(config: pytest.Config, items: list[pytest.Item]) -> Iterator[Guest]:
         ]
         command += [f"@{directory}/items"]
         environment = [f"--env={name}" for name in PASSED_ON] + [f"--env={REPORTS}={directory}/reports"]
-        limit = os.environ.get(SUITE_TIMEOUT, "900")
+        limit = os.environ.get(SUITE_TIMEOUT, "2700")
         runner = [sys.executable, "-m", "tests.vm", "--memory=2048", f"--timeout={limit}", f"--share={directory}"]
         # Whatever ends this process ends the guest with it.
         bound = [shutil.which("setpriv") or "setpriv", "--pdeathsig", "TERM"]
