@@ -2,13 +2,14 @@
 
 A server's share is to be proportional to 1 / (floor + smoothed time). Reference is the median server, so that one odd
 server moves its own weight and not everybody's. Three things keep the loop from swinging, since a weight changes
-the very time it is made from: a difference must exceed both `band` and the noise of its samples; after a move, new
-samples must outweigh those of before; a server that is pushed to and fro is moved by ever smaller parts.
+the very time it is made from: a difference must exceed both `band` and the noise of what it is made from; after a move,
+new samples must outweigh those of before; a server that is pushed to and fro is moved by ever smaller parts.
 """
 
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
-from math import exp, log, sqrt
+from math import exp, hypot, log, sqrt
+from statistics import median_low
 from typing import Generic, TypeVar
 
 UNIT = 100  # the kernel's weight of a server of configured weight 1 at factor 1
@@ -24,26 +25,29 @@ class Tuning:
     step: float = 1.5  # the most that a factor changes at once
     threshold: float = 0.1  # smaller changes are not made
     band: float = 0.15  # logarithm of the ratio of times below which they count as equal
-    memory: float = 30.0  # seconds of the mean
-    certainty: float = 4.5  # standard errors of the mean that a difference must exceed
-    settling: int = 3  # samples between two moves of a server
+    memory: float = 40.0  # seconds of the mean
+    certainty: float = 4.0  # standard errors that a difference must exceed
+    settling: int = 3  # samples between two moves of a server; more of one that swings
     stale: float = 30.0  # seconds after which samples begin to count less
     caution: float = 0.1  # the least part of a difference that a swinging server is moved by
     calm: float = 600.0  # seconds in which caution wears off
 
 
 DEFAULT = Tuning()
-DOUBT = 0.3  # of a server's first time, relative
+DOUBT = 0.3  # standard deviation of a sample's logarithm, until samples tell
+_SLOWER = 2  # times the mean's memory is the variance's
+_INSTANT = 1e-9  # seconds; no sample counts as less
 
 
 class _Course:
     """One server: its smoothed time, and where its factor stands."""
 
-    __slots__ = ("at", "count", "direction", "factor", "gain", "mean", "moved", "spread", "variance")
+    __slots__ = ("at", "count", "direction", "factor", "gain", "last", "mean", "moved", "spread", "variance")
 
     def __init__(self) -> None:
         self.mean = 0.0
-        self.variance = 0.0  # of the samples
+        self.last = _INSTANT  # the newest sample
+        self.variance = DOUBT**2  # of the samples' logarithms
         self.spread = 1.0  # the sum of their squared weights in the mean
         self.count = 0  # samples that count since the last move
         self.at: float | None = None
@@ -53,21 +57,38 @@ class _Course:
         self.gain = 1.0  # the part of a difference that a move makes up for
 
     def take(self, seconds: float, now: float, memory: float) -> None:
+        seconds = max(seconds, _INSTANT)
         if self.at is None:
-            self.mean, self.count, self.at = seconds, 1, now
-            self.variance = (DOUBT * seconds) ** 2  # until samples tell their own
+            self.mean, self.last, self.count, self.at = seconds, seconds, 1, now
             return
         self.count += 1
         weight = max(1 - exp(-max(now - self.at, 0.0) / memory), 1 / self.count)
-        difference = seconds - self.mean
-        self.mean += weight * difference
-        self.variance = (1 - weight) * (self.variance + weight * difference * difference)
+        # From one sample to the next: a server that becomes slow for good does not count as a noisy one.
+        jump = log(seconds / self.last)
+        self.variance += weight / _SLOWER * (jump * jump / 2 - self.variance)
+        self.last = seconds
+        self.mean += weight * (seconds - self.mean)
         self.spread = (1 - weight) ** 2 * self.spread + weight * weight
         self.at = now
 
-    def noise(self, floor: float) -> float:
-        """The mean's standard error, relative to what it is compared by."""
-        return sqrt(self.variance * self.spread) / (floor + self.mean)
+    def error(self, usual: float, floor: float) -> float:
+        """The mean's standard error, relative to what it is compared by; of no less a variance than is usual."""
+        return sqrt(max(self.variance, usual) * self.spread) * self.mean / (floor + self.mean)
+
+
+@dataclass(frozen=True, slots=True)
+class _Usual:
+    """The median server: its time with the floor, that time's relative error, and the median of variances."""
+
+    seconds: float
+    error: float
+    variance: float
+
+    @classmethod
+    def of(cls, courses: Sequence[_Course], floor: float) -> "_Usual":
+        variance = median_low(course.variance for course in courses)
+        middle = sorted(courses, key=lambda course: course.mean)[(len(courses) - 1) // 2]
+        return cls(floor + middle.mean, middle.error(variance, floor), variance)
 
 
 class ResponseTimes(Generic[K]):
@@ -108,12 +129,8 @@ class ResponseTimes(Generic[K]):
         courses = [course for course in known if course.at is not None]
         if not courses:
             return False
-        floor = self._tuning.floor
-        times = sorted(floor + course.mean for course in courses)
-        reference = times[(len(times) - 1) // 2]
-        moves = [
-            (course, factor) for course in courses if (factor := self._next(course, reference, now)) != course.factor
-        ]
+        usual = _Usual.of(courses, self._tuning.floor)
+        moves = [(course, factor) for course in courses if (factor := self._next(course, usual, now)) != course.factor]
         for course, factor in moves:
             self._move(course, factor, now)
         if moves:
@@ -121,12 +138,13 @@ class ResponseTimes(Generic[K]):
                 course.count = 1  # the load has moved between them all
         return bool(moves)
 
-    def _next(self, course: _Course, reference: float, now: float) -> float:
+    def _next(self, course: _Course, usual: _Usual, now: float) -> float:
         tuning = self._tuning
-        if course.count <= tuning.settling and self._freshness(course, now) == 1:
+        if course.count <= tuning.settling / course.gain and self._freshness(course, now) == 1:
             return course.factor
-        band = max(tuning.band, tuning.certainty * course.noise(tuning.floor))
-        target = log(reference / (tuning.floor + course.mean)) * self._freshness(course, now)
+        error = hypot(course.error(usual.variance, tuning.floor), usual.error)
+        band = max(tuning.band, tuning.certainty * error)
+        target = log(usual.seconds / (tuning.floor + course.mean)) * self._freshness(course, now)
         target = min(max(target, log(tuning.least)), log(tuning.greatest))
         here = log(course.factor)
         # Equal is a resting place: left only for a difference beyond the band, returned to within half of it.

@@ -3,6 +3,7 @@
 import random
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import median
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from kernlb.response_time import ResponseTimes, kernel_weight
 
 INTERVAL = 2.0
+SEEDS = range(200, 225)  # the constants were found on others
 
 
 @dataclass
@@ -65,7 +67,7 @@ def ratio(pool: Pool, slow: int = 0, normal: int = 1) -> float:
     return shares[slow] / shares[normal]
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("rate", [50, 250, 400])
 def test_five_identical_servers_stay_within_5_percent(rate, seed):
     pool = Pool(*(Server(0.010, 100) for _ in range(5)), rate=rate, seed=seed).run(600)
@@ -74,14 +76,14 @@ def test_five_identical_servers_stay_within_5_percent(rate, seed):
     assert pool.changes(300) == 0
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("count", [2, 3, 5, 20])
 def test_a_server_three_times_slower_gets_a_third(count, seed):
     servers = [Server(0.030, 1000), *(Server(0.010, 1000) for _ in range(count - 1))]
     assert 0.25 <= ratio(Pool(*servers, rate=100, seed=seed).run(300)) <= 0.42
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_server_that_was_slow_returns_to_its_share(seed):
     pool = Pool(*(Server(0.010, 1000) for _ in range(5)), rate=200, seed=seed).run(60)
     pool.servers[0].base = 0.030
@@ -90,13 +92,14 @@ def test_a_server_that_was_slow_returns_to_its_share(seed):
     assert 0.95 <= ratio(pool.run(180)) <= 1.05
 
 
-@pytest.mark.parametrize("seed", range(10))
-@pytest.mark.parametrize(("rate", "most"), [(100, 9), (200, 9), (300, 9), (360, 24)])
-def test_unequal_servers_under_load_do_not_swing(rate, most, seed):
+@pytest.mark.parametrize(("rate", "usual", "most"), [(100, 0, 9), (200, 0, 9), (300, 3, 15), (360, 12, 24)])
+def test_unequal_servers_under_load_do_not_swing(rate, usual, most):
     """At 360 of 400 requests a second a weight's change moves the time tenfold: a loop that followed it at once would
     write three weights at every one of 150 adjustments."""
-    pool = Pool(Server(0.010, 150), Server(0.015, 130), Server(0.030, 120), rate=rate, seed=seed).run(900)
-    assert pool.changes(300) <= most
+    servers = (Server(0.010, 150), Server(0.015, 130), Server(0.030, 120))
+    changes = [Pool(*servers, rate=rate, seed=seed).run(900).changes(300) for seed in SEEDS]
+    assert median(changes) <= usual
+    assert max(changes) <= most
 
 
 @pytest.mark.parametrize("slowdown", [2, 10, 100, 10_000])
