@@ -23,10 +23,7 @@ _HEAD = struct.Struct("=QII")  # generation, length, CRC-32
 def directory() -> Path:
     """Of the network namespace this process is in. One without a name has its number for a name."""
     name = current_namespace()
-    try:
-        nameless = name == "default" and Path("/proc/1/ns/net").stat().st_ino != namespace_inode()
-    except PermissionError:
-        nameless = False
+    nameless = name == "default" and _apart_from_init("net")
     return Places(namespace=f"netns-{namespace_inode()}" if nameless else name).pins
 
 
@@ -39,7 +36,7 @@ def prepare(place: Path) -> None:
     """Make the directory, on a BPF file system. Raises Unsupported where it would not outlive this process."""
     root = Path("/sys/fs/bpf")
     if not _is_bpf(root):
-        if Path("/proc/self/ns/mnt").stat().st_ino != Path("/proc/1/ns/mnt").stat().st_ino:
+        if _apart_from_init("mnt"):
             raise Unsupported(
                 "no BPF file system in this mount namespace, and one made here would end with it",
                 where=str(root),
@@ -57,6 +54,22 @@ def remove(place: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.ENOENT, errno.EBUSY, errno.EPERM):
             raise
+
+
+def _apart_from_init(kind: str) -> bool:
+    """Whether this process is in another namespace than process 1; False where that one's may not be seen."""
+    try:
+        return Path(f"/proc/self/ns/{kind}").stat().st_ino != Path(f"/proc/1/ns/{kind}").stat().st_ino
+    except PermissionError:
+        return False
+
+
+def _lasting() -> bool:
+    """Whether a mount made here stays; a process that may not ask after the first one's mounts sees no reason why not."""
+    try:
+        return Path("/proc/self/ns/mnt").stat().st_ino == Path("/proc/1/ns/mnt").stat().st_ino
+    except PermissionError:
+        return True
 
 
 def _is_bpf(root: Path) -> bool:
