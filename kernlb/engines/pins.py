@@ -64,14 +64,6 @@ def _apart_from_init(kind: str) -> bool:
         return False
 
 
-def _lasting() -> bool:
-    """Whether a mount made here stays; a process that may not ask after the first one's mounts sees no reason why not."""
-    try:
-        return Path("/proc/self/ns/mnt").stat().st_ino == Path("/proc/1/ns/mnt").stat().st_ino
-    except PermissionError:
-        return True
-
-
 def _is_bpf(root: Path) -> bool:
     buffer = ctypes.create_string_buffer(256)
     if ctypes.CDLL(None, use_errno=True).statfs(os.fsencode(root), buffer):
