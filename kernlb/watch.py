@@ -7,6 +7,7 @@ from contextlib import suppress
 from kernlb.engines import Engine, Tending
 from kernlb.engines.absent import Absent
 from kernlb.engines.ipvs import Ipvs
+from kernlb.engines.nft.static import TABLE
 from kernlb.engines.remembered import Remembered, RememberedIpvs
 from kernlb.engines.rtnetlink import GROUPS
 from kernlb.kernel import Kernel
@@ -27,7 +28,7 @@ class Watch:
         self._ipvs: RememberedIpvs | None = None
         self._rest: list[tuple[Engine, Table | None]] = []
         self._spoil: list[Callable[[], None]] = []
-        self._sockets: dict[socket.socket, Callable[[], None]] = {}
+        self._sockets: dict[socket.socket, tuple[Callable[[], None], bytes]] = {}
         self._tending: list[Tending] = []
         self._news: socket.socket | None = None
         self._untended = 0
@@ -37,10 +38,13 @@ class Watch:
         """Readable where a notification waits; then call `heed`."""
         return list(self._sockets)
 
-    def heed(self, sock: socket.socket) -> None:
-        """Takes what a socket has to say. A burst that overflowed it counts as a sign too."""
-        _emptied(sock)
-        self._sockets[sock]()
+    def heed(self, sock: socket.socket) -> bool:
+        """Takes what a socket has to say. Whether that is a sign; a burst that overflowed it is one."""
+        spoil, word = self._sockets[sock]
+        sign = _heard(sock, word)
+        if sign:
+            spoil()
+        return sign
 
     def changed(self) -> bool:
         """Compares digests; cheap enough for every second."""
@@ -69,7 +73,7 @@ class Watch:
     def _tend(self) -> None:
         """Neighbours come and go all the time, and no Table changes with them: nobody is woken."""
         self._untended -= 1
-        if self._tending and (_emptied(self._news) or self._untended <= 0):
+        if self._tending and ((self._news is not None and _heard(self._news)) or self._untended <= 0):
             self._untended = _TEND
             for tending in self._tending:
                 tending.tend()
@@ -79,36 +83,37 @@ class Watch:
             self._ipvs = RememberedIpvs(engine)
             self._spoil.append(self._ipvs.spoil)
             return self._ipvs
-        sock = None
+        sock, word = None, b""
         if isinstance(engine, Absent):
             return engine
         if isinstance(engine, Tending):
             self._tending.append(engine)
             self._news = self._news or _listening(_NETLINK_ROUTE, GROUPS)
         if RulesetKey in engine.handles:
-            sock = _listening(_NETLINK_NETFILTER, _GROUP_NFTABLES)
+            # Of every message that speaks of a table the first attribute is its name: those of others say nothing.
+            sock, word = _listening(_NETLINK_NETFILTER, _GROUP_NFTABLES), f"{TABLE}\0".encode()
         elif VipKey in engine.handles:
             sock = _listening(_NETLINK_ROUTE, _GROUPS_ADDRESSES)
         if sock is not None:
             remembered = Remembered(engine)
-            self._sockets[sock] = remembered.spoil
+            self._sockets[sock] = remembered.spoil, word
             self._spoil.append(remembered.spoil)
             return remembered
         self._rest.append((engine, None))
         return engine
 
 
-def _emptied(sock: socket.socket | None) -> bool:
-    """Whether there was anything to take."""
-    for number in range(_ENOUGH if sock else 0):
+def _heard(sock: socket.socket, word: bytes = b"") -> bool:
+    """Empties the socket: whether a message had the word in it, or messages were lost."""
+    heard = False
+    for _ in range(_ENOUGH):
         try:
-            assert sock is not None
-            sock.recv(1 << 16)
+            heard |= word in sock.recv(1 << 16)
         except BlockingIOError:
-            return number > 0
+            return heard
         except OSError:
-            continue
-    return sock is not None
+            heard = True
+    return True
 
 
 def _listening(protocol: int, groups: int) -> socket.socket | None:

@@ -42,5 +42,5 @@ class Drift:
             loop.remove_reader(sock.fileno())
 
     def _heed(self, sock: socket) -> None:
-        self._writer.signs.heed(sock)
-        self._wake()
+        if self._writer.signs.heed(sock):
+            self._wake()

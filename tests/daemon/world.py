@@ -19,10 +19,12 @@ from kernlb.daemon.daemon import Daemon
 from kernlb.daemon.options import Machine, Options, Signs
 from kernlb.daemon.orders import Orders
 from kernlb.desired import Meaning
+from kernlb.engines.ipvs import Ipvs
 from kernlb.engines.memory import Memory
+from kernlb.engines.nftables import Nftables, ruleset
 from kernlb.journal import Journal
 from kernlb.kernel import Kernel
-from kernlb.model import EngineName, Ruleset, ServerKey
+from kernlb.model import EngineName, ServerKey
 from kernlb.reconciler import Consent, Reconciler
 from kernlb.source import Source, read, understand
 from kernlb.state import Store
@@ -70,10 +72,12 @@ class Server:
 
 @dataclass(slots=True)
 class World:
-    """Memory engines outlive daemons, as a kernel does. `ipvs` holds services and servers, `rest` all else."""
+    """Memory engines outlive daemons, as a kernel does. `ipvs` holds services and servers, `rest` all else, but for
+    what `filtering` holds."""
 
     directory: Path
     ipvs: Memory = field(default_factory=Memory)
+    filtering: Nftables | None = None
     rest: Memory = field(default_factory=Memory)
     log: io.StringIO = field(default_factory=io.StringIO)
     daemon: Daemon | None = None
@@ -145,7 +149,8 @@ class World:
                 (self.directory / "state.json").write_bytes(saved)
 
     def _kernel(self) -> Kernel:
-        return Kernel({EngineName.IPVS: self.ipvs}, (self.rest,))
+        self.ipvs.handles = Ipvs.handles
+        return Kernel({EngineName.IPVS: self.ipvs}, (*filter(None, [self.filtering]), self.rest))
 
     def source(self) -> Source:
         return read(str(self.file))
@@ -153,7 +158,7 @@ class World:
 
 def _meaning(config: Config) -> Meaning:
     engines = {each.name: EngineName.IPVS for each in config.services}
-    return Meaning(config, engines=engines, ruleset=Ruleset("world"))
+    return Meaning(config, engines=engines, ruleset=ruleset(mark_base=config.engine.mark_base))
 
 
 def _understand(content: bytes, file: str, format: str | None) -> Source:

@@ -1,0 +1,87 @@
+"""What others change is put back: in an engine that notifies nobody, and in the nftables of this kernel."""
+
+import asyncio
+import subprocess
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from kernlb.engines.nftables import Nftables
+from kernlb.model import ServerKey
+from kernlb.plan import Operation, Verb
+from tests.daemon.world import Server, World, service, until
+from tests.engines.namespace import fresh_network
+
+PROMISED = 2.0
+
+
+def play(scene: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(scene(), 60))
+
+
+async def back(as_before: Callable[[], bool]) -> None:
+    began = time.monotonic()
+    await until(as_before)
+    assert time.monotonic() - began < PROMISED
+
+
+def test_a_server_that_somebody_took_out_is_back_and_told(tmp_path: Path) -> None:
+    world = World(tmp_path)
+
+    async def scene() -> None:
+        one = Server()
+        await one.live()
+        async with world.running(service(one)) as daemon:
+            await asyncio.sleep(1.1)  # the first look at the signs is the one to compare with
+            table = world.ipvs.read()
+            key = next(key for key in table if isinstance(key, ServerKey))
+            world.ipvs.apply([Operation(Verb.REMOVE, key, table[key], None)])
+            await back(lambda: world.weights() == {one.address: 1})
+            await until(lambda: daemon.drift == 1)
+            assert "event=drift-repaired" in world.log.getvalue()
+
+    play(scene)
+
+
+@pytest.mark.root
+@pytest.mark.netns
+@pytest.mark.nftables
+def test_a_flushed_ruleset_is_back_and_tables_of_others_wake_nobody(tmp_path: Path) -> None:
+    async def scene() -> None:
+        world = World(tmp_path, filtering=Nftables())
+        async with world.running(service(Server(), bind="*:80", more='forwarding = "fullnat"\n')) as daemon:
+            whole = listed()
+            assert any("wildcard" in line for line in whole)
+            for command in ("flush ruleset", "delete table inet kernlb", "flush chain inet kernlb postrouting"):
+                subprocess.run(["nft", command], check=True)
+                await back(lambda: listed() == whole)
+            await until(lambda: daemon.error is None and daemon.drift >= 3)
+            drift, reads = daemon.drift, count_reads(world)
+            subprocess.run(["nft", "add table ip theirs"], check=True)
+            await asyncio.sleep(0.3)
+            assert (daemon.drift, reads) == (drift, [])
+
+    with fresh_network():
+        play(scene)
+
+
+def count_reads(world: World) -> list[None]:
+    """Grows with every reading of nftables from now on."""
+    found: list[None] = []
+    assert world.filtering is not None
+    read = world.filtering.read
+
+    def counted() -> object:
+        found.append(None)
+        return read()
+
+    world.filtering.read = counted  # type: ignore[method-assign, assignment]
+    return found
+
+
+def listed() -> list[str]:
+    """The lines of the table; chains that were made anew come in another order."""
+    done = subprocess.run(["nft", "-s", "list", "table", "inet", "kernlb"], capture_output=True, text=True)
+    return sorted(done.stdout.splitlines())
