@@ -81,6 +81,15 @@ def test_a_bind_without_a_server_of_its_family_is_advised_against_with_its_line(
     assert [(a.path, a.line) for a in advice(load(text, "t"), text)] == [("service.api.bind", 16)]
 
 
+def test_what_synchronisation_does_not_carry_is_said() -> None:
+    sync = '[sync.master]\ninterface = "eth1"\n'
+    servers = '[service.s.servers]\na = "10.0.0.1:80"\n'
+    for forwarding, said in (("fullnat", ["service.s"]), ("nat", []), ("direct", []), ("tunnel", [])):
+        text = f'{sync}[service.s]\nbind = "203.0.113.1:80"\nforwarding = "{forwarding}"\n{servers}'
+        assert [a.path for a in advice(load(text, "t"), text)] == said
+        assert not list(advice(load(text.removeprefix(sync), "t"), text))
+
+
 def test_nothing_but_a_bind_and_a_server_is_needed() -> None:
     assert service('bind = "*:80"') == Service(
         name="s",

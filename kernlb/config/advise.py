@@ -14,6 +14,9 @@ _SAID = {Family.IPV4: "IPv4", Family.IPV6: "IPv6"}
 def advice(config: Config) -> Iterator[Finding]:
     for service in config.services:
         yield from _about(service)
+        if config.sync and any(server.forwarding is Forwarding.FULLNAT for server in service.servers):
+            wrong = "its full NAT connections break when another director takes over: [sync] carries no conntrack"
+            yield Finding(("service", service.name), wrong, "nat, direct and tunnel connections go on")
 
 
 def _about(service: Service) -> Iterator[Finding]:
