@@ -13,7 +13,7 @@ from kernlb.config import load
 from kernlb.config.values import Config
 from kernlb.errors import Conflict, KernlbError, Unsupported
 from kernlb.render import TAKES, Options, Template, render
-from kernlb.render.options import Floating, Neighbour, NotRendered
+from kernlb.render.options import Floating, Neighbour, NothingToRender, NotRendered
 from tests.system.network import ip, namespaces, run, until
 
 SERVERS = """
@@ -304,6 +304,12 @@ def test_a_real_server_gets_the_vips_and_devices_of_its_own_services() -> None:
 def test_a_server_that_needs_no_set_up_and_a_service_without_vips_are_named() -> None:
     with pytest.raises(NotRendered, match="rs9"):
         render(Template.REAL_SERVER, config(SERVERS), Options(server="rs9"))
+    nat = '[service.web]\nbind = "203.0.113.10:80"\nservers = { rs1 = "10.0.0.1:80" }\n'
+    with pytest.raises(NothingToRender, match="rs1"):
+        render(Template.REAL_SERVER, config(nat), Options(server="rs1"))
+    with pytest.raises(NotRendered, match="rs2") as unknown:
+        render(Template.REAL_SERVER, config(nat), Options(server="rs2"))
+    assert unknown.value.kind != NothingToRender.kind
     with pytest.raises(NotRendered, match="service m ") as raised:
         render(Template.REAL_SERVER, config(MARKED), Options())
     assert "--vip" in (raised.value.hint or "")

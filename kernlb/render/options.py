@@ -17,6 +17,12 @@ class NotRendered(KernlbError):
     kind = "render"
 
 
+class NothingToRender(NotRendered):
+    """The configuration wants nothing of this machine."""
+
+    kind = "nothing-to-render"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Floating:
     """An address that follows the VIPs: the gateway that real servers of nat services use."""

@@ -9,7 +9,8 @@ from ipaddress import ip_address
 from kernlb.config.values import Config, Server, Service
 from kernlb.errors import Unsupported
 from kernlb.model import Family, Forwarding, IPAddress, Tunnel, TunnelKind, family_of
-from kernlb.render.options import NotRendered, Options, fill, in_order, vips_of
+from kernlb.ratings import all_servers
+from kernlb.render.options import NothingToRender, NotRendered, Options, fill, in_order, vips_of
 from kernlb.render.units import command
 
 V4, V6 = Family.IPV4, Family.IPV6
@@ -85,7 +86,8 @@ def setup(config: Config, options: Options) -> Setup:
                 tunnels.append((server.tunnel or Tunnel(), server, own))
     if not found:
         who = f"real server {options.server}" if options.server else "real server"
-        raise NotRendered(
+        known = any(_is_meant(server, options.server) for service in config.services for server in all_servers(service))
+        raise (NothingToRender if known else NotRendered)(
             f"no {who} of a direct or tunnel service",
             hint='only forwarding = "direct" and "tunnel" need a set-up on the real server',
         )
@@ -142,8 +144,7 @@ def interfaces(config: Config, options: Options) -> str:
 
 
 def _servers(service: Service) -> list[Server]:
-    everybody = (*service.servers, *filter(None, (service.sorry_server,)))
-    return [each for each in everybody if each.forwarding in (Forwarding.DIRECT, Forwarding.TUNNEL)]
+    return [each for each in all_servers(service) if each.forwarding in (Forwarding.DIRECT, Forwarding.TUNNEL)]
 
 
 def _is_meant(server: Server, wanted: str | None) -> bool:
