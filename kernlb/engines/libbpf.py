@@ -1,7 +1,6 @@
 """The kernel's eBPF objects through libbpf.so.1: open, size, load, pin, read, write, test-run. Knows no balancing."""
 
 import ctypes
-import ctypes.util
 import os
 import struct
 from collections.abc import Iterator, Sequence
@@ -98,6 +97,7 @@ _NUMBERS: dict[str, tuple[Any, ...]] = {
     "bpf_map_delete_elem": (c_int, c_char_p),
     "bpf_map_get_next_key": (c_int, c_char_p, c_char_p),
     "bpf_map_update_batch": (c_int, c_char_p, c_char_p, ctypes.POINTER(c_uint32), c_void_p),
+    "bpf_map_lookup_batch": (c_int, c_void_p, c_void_p, c_void_p, c_void_p, ctypes.POINTER(c_uint32), c_void_p),
     "bpf_obj_get_info_by_fd": (c_int, c_void_p, ctypes.POINTER(c_uint32)),
     "bpf_map_get_fd_by_id": (c_uint32,),
     "bpf_link_create": (c_int, c_int, c_uint32, c_void_p),
@@ -261,6 +261,16 @@ class Map:
         number = c_uint32(count)
         result = library().bpf_map_update_batch(self.fd, keys, values, ctypes.byref(number), None)
         check(result, f"write {count} elements of map {self.name}")
+
+    def first(self, count: int) -> bytes:
+        """The first values of an array in a row, in one system call; each with all CPUs' for a per-CPU one."""
+        size = self.value_size * self.values_per_key
+        number, at = ctypes.byref(length := c_uint32(min(count, self.max_entries))), ctypes.byref(c_uint32())
+        keys, values = (ctypes.create_string_buffer(each * length.value) for each in (4, size))
+        result = library().bpf_map_lookup_batch(self.fd, None, at, keys, values, number, None)
+        if result < 0 and ctypes.get_errno() != 2:  # ENOENT: these were the last
+            raise _refused(f"read map {self.name}", ctypes.get_errno())
+        return values.raw[: size * length.value]
 
     def pin(self, path: Path) -> None:
         check(library().bpf_obj_pin(self.fd, os.fsencode(path)), f"pin {path}")

@@ -102,6 +102,12 @@ class Ledger:
     def pin(self, place: Path) -> None:
         self.map.pin(place / _LEDGER)
 
+    @property
+    def generation(self) -> int:
+        """Another one after each writing; 0 before the first."""
+        generations: list[int] = [_HEAD.unpack_from(self._memory, which * _HALF)[0] for which in (0, 1)]
+        return max(generations)
+
     def read(self) -> bytes | None:
         """None before the first writing."""
         newest = max((self._half(which) for which in (0, 1)), key=lambda found: found[0])
