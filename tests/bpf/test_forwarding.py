@@ -1,9 +1,8 @@
 """What the program does with each kind of packet, at XDP and at tc: output and checksums judged by scapy."""
 
 import pytest
-from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.inet6 import (
-    ICMPv6DestUnreach,
     ICMPv6PacketTooBig,
     IPv6,
     IPv6ExtHdrDestOpt,
@@ -26,7 +25,6 @@ from tests.bpf.world import (
     HOP,
     IP4_IN_IP6,
     IPIP,
-    PASSED,
     SENT,
     SERVER_MAC,
     SOURCE4,
@@ -36,7 +34,10 @@ from tests.bpf.world import (
     checksums_hold,
     frame,
     icmp_error,
+    ip_of,
+    passes,
     tcp,
+    ttl_of,
     udp,
     vip_of,
 )
@@ -49,24 +50,6 @@ FAMILIES = pytest.mark.parametrize("family", [4, 6])
 @pytest.fixture
 def world(plane: Dataplane) -> World:
     return World(plane)
-
-
-def ip_of(packet: Packet) -> Packet:
-    return packet[IP] if IP in packet else packet[IPv6]
-
-
-def ttl_of(packet: Packet) -> int:
-    return packet.ttl if isinstance(packet, IP) else packet.hlim
-
-
-def passes(world: World, packet: Packet | bytes, hook: str, cause: abi.Cause | None) -> bool:
-    """Unchanged to the stack, and counted under this cause alone."""
-    before = world.plane.causes()
-    run = world.send(packet, hook)
-    counted = {key: number - before[key] for key, number in world.plane.causes().items() if number != before[key]}
-    return (
-        run.verdict == PASSED[hook] and run.packet == bytes(packet) and counted == ({} if cause is None else {cause: 1})
-    )
 
 
 @HOOKS
@@ -127,54 +110,6 @@ def test_a_tunnel_carries_the_packet_whole(world: World, hook: str, family: int,
     assert ttl_of(carried) == 63
     assert checksums_hold(carried)
     assert bytes(carried.payload) == bytes(ip_of(inner).payload)
-
-
-@HOOKS
-@FAMILIES
-@pytest.mark.parametrize("transport", ["tcp", "udp"])
-def test_fullnat_translates_both_directions_and_back(world: World, hook: str, family: int, transport: str) -> None:
-    first = tcp("S", payload=b"abc") if transport == "tcp" else udp()
-    run = world.send(frame(FULLNAT, family, first), hook)
-    assert run.verdict == SENT[hook]
-    out = ip_of(Ether(run.packet))
-    source = str(SOURCE4 if family == 4 else SOURCE6)
-    assert out.src == source
-    assert out.dst in {str(FULLNAT.server(which, family)) for which in (0, 1)}
-    assert out.payload.dport == 8080
-    assert 1024 <= out.payload.sport < 32768
-    assert ttl_of(out) == 63
-    assert checksums_hold(out)
-    layer = IP if family == 4 else IPv6
-    reply = TCP if transport == "tcp" else UDP
-    fields = {"flags": "SA"} if transport == "tcp" else {}
-    answer = (
-        Ether(src=SERVER_MAC, dst=GATEWAY_MAC)
-        / layer(src=out.dst, dst=source)
-        / reply(sport=8080, dport=out.payload.sport, **fields)
-        / Raw(b"answer")
-    )
-    back = world.send(answer, hook)
-    assert back.verdict == SENT[hook]
-    told = Ether(back.packet)
-    assert told.dst == CLIENT_MAC
-    assert (ip_of(told).src, ip_of(told).dst) == (vip_of(FULLNAT, family), CLIENT4 if family == 4 else CLIENT6)
-    assert (ip_of(told).payload.sport, ip_of(told).payload.dport) == (first.dport, first.sport)
-    assert checksums_hold(told)
-    again = world.send(frame(FULLNAT, family, tcp("A") if transport == "tcp" else udp()), hook)
-    assert ip_of(Ether(again.packet)).payload.sport == out.payload.sport
-
-
-@HOOKS
-def test_udp_without_a_checksum_keeps_none(world: World, hook: str) -> None:
-    packet = frame(FULLNAT, 4, udp())
-    packet[UDP].chksum = 0
-    assert Ether(world.send(packet, hook).packet)[UDP].chksum == 0
-
-
-@HOOKS
-@FAMILIES
-def test_a_connection_that_was_never_opened_belongs_to_the_stack(world: World, hook: str, family: int) -> None:
-    assert passes(world, frame(FULLNAT, family, tcp("A")), hook, abi.Cause.NO_FLOW)
 
 
 @FAMILIES
@@ -302,11 +237,6 @@ def test_later_fragments_follow_the_first(world: World, hook: str) -> None:
 
 
 @HOOKS
-def test_fragments_of_full_nat_belong_to_the_stack(world: World, hook: str) -> None:
-    assert passes(world, frame(FULLNAT, 4, udp(), flags="MF"), hook, abi.Cause.FRAGMENT)
-
-
-@HOOKS
 @pytest.mark.parametrize("family", [4, 6])
 def test_what_an_outer_header_makes_too_big_is_answered(world: World, hook: str, family: int) -> None:
     packet = frame(IPIP, family, tcp("A", payload=bytes(1460 if family == 4 else 1440)))
@@ -347,83 +277,6 @@ def test_an_icmp_error_goes_to_the_server_of_its_flow(world: World, hook: str, m
         assert run.verdict == SENT[hook]
         assert Ether(run.packet).dst == flow.dst
         assert method is DIRECT or Ether(run.packet)[IP].dst == flow[IP].dst
-
-
-@HOOKS
-def test_an_icmp_error_about_full_nat_speaks_the_terms_of_whom_it_reaches(world: World, hook: str) -> None:
-    out = Ether(world.send(frame(FULLNAT, 4, tcp("S")), hook).packet)[IP]
-    quoted = IP(src=FULLNAT.vip4, dst=CLIENT4) / TCP(sport=80, dport=40000)
-    told = Ether(world.send(icmp_error(FULLNAT, quoted=quoted, destination=FULLNAT.vip4), hook).packet)
-    assert told[IP].dst == out.dst
-    inner = told[ICMP].payload
-    assert (inner.src, inner.dst) == (out.dst, str(SOURCE4))
-    assert (inner.payload.sport, inner.payload.dport) == (8080, out.payload.sport)
-    check = told.copy()
-    del check[ICMP].chksum, check[IP].chksum
-    assert Ether(bytes(check))[ICMP].chksum == told[ICMP].chksum
-    assert Ether(bytes(check))[IP].chksum == told[IP].chksum
-    quoted = IP(src=str(SOURCE4), dst=out.dst) / TCP(sport=out.payload.sport, dport=8080)
-    back = Ether(world.send(icmp_error(FULLNAT, quoted=quoted, destination=str(SOURCE4)), hook).packet)
-    assert back[IP].dst == CLIENT4
-    assert (back[ICMP].payload.src, back[ICMP].payload.dst) == (CLIENT4, FULLNAT.vip4)
-    assert (back[ICMP].payload.payload.sport, back[ICMP].payload.payload.dport) == (40000, 80)
-
-
-@HOOKS
-def test_an_icmpv6_error_about_full_nat_is_translated(world: World, hook: str) -> None:
-    out = Ether(world.send(frame(FULLNAT, 6, tcp("S")), hook).packet)[IPv6]
-    quoted = IPv6(src=FULLNAT.vip6, dst=CLIENT6) / TCP(sport=80, dport=40000)
-    error = (
-        Ether(src=CLIENT_MAC, dst=GATEWAY_MAC)
-        / IPv6(src="2001:db8:1::1", dst=FULLNAT.vip6)
-        / ICMPv6DestUnreach()
-        / quoted
-    )
-    told = Ether(world.send(error, hook).packet)
-    assert told[IPv6].dst == out.dst
-    check = told.copy()
-    del check[ICMPv6DestUnreach].cksum
-    assert Ether(bytes(check))[ICMPv6DestUnreach].cksum == told[ICMPv6DestUnreach].cksum
-
-
-@HOOKS
-@FAMILIES
-def test_a_dead_server_loses_its_flows_and_a_quiesced_one_keeps_them(world: World, hook: str, family: int) -> None:
-    out = ip_of(Ether(world.send(frame(FULLNAT, family, tcp("S")), hook).packet))
-    which = [str(FULLNAT.server(n, family)) for n in (0, 1)].index(out.dst)
-    world.set_server(FULLNAT, which, family, flags=abi.ServerFlag.QUIESCED)
-    assert world.send(frame(FULLNAT, family, tcp("A")), hook).verdict == SENT[hook]
-    world.set_server(FULLNAT, which, family, flags=abi.ServerFlag.DEAD)
-    assert passes(world, frame(FULLNAT, family, tcp("A")), hook, abi.Cause.NO_SERVER)
-    world.set_table(FULLNAT, family, [world.number(FULLNAT, 1 - which, family)] * 251)
-    elsewhere = ip_of(Ether(world.send(frame(FULLNAT, family, tcp("S")), hook).packet))
-    assert elsewhere.dst == str(FULLNAT.server(1 - which, family))
-
-
-@HOOKS
-def test_a_closed_connection_keeps_its_port_for_the_same_client(world: World, hook: str) -> None:
-    """GATEWAY.md's first trap: another client's SYN on the server's TIME_WAIT is refused."""
-    world.set_table(FULLNAT, 4, [world.number(FULLNAT, 0, 4)] * 251)
-    port = Ether(world.send(frame(FULLNAT, 4, tcp("S")), hook).packet)[TCP].sport
-    world.send(frame(FULLNAT, 4, tcp("FA")), hook)
-    world.send(frame(FULLNAT, 4, tcp("RA")), hook)
-    others = {
-        Ether(world.send(frame(FULLNAT, 4, tcp("S", sport=sport)), hook).packet)[TCP].sport
-        for sport in range(41000, 41500)
-    }
-    assert len(others) == 500
-    assert port not in others
-    assert Ether(world.send(frame(FULLNAT, 4, tcp("S")), hook).packet)[TCP].sport == port
-
-
-def test_nearly_every_port_of_the_range_can_be_had(plane: Dataplane) -> None:
-    world = World(plane, ports=1000)
-    world.set_table(FULLNAT, 4, [world.number(FULLNAT, 0, 4)] * 251)
-    runs = [world.send(frame(FULLNAT, 4, tcp("S", sport=sport))) for sport in range(20000, 21000)]
-    sent = [Ether(run.packet)[TCP].sport for run in runs if run.verdict == SENT[XDP]]
-    assert len(set(sent)) == len(sent) >= 900
-    causes = world.plane.causes()
-    assert causes[abi.Cause.NO_PORT] + causes[abi.Cause.NO_ROOM] == 1000 - len(sent)
 
 
 @HOOKS

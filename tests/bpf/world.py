@@ -160,3 +160,21 @@ def checksums_hold(packet: Packet) -> bool:
 def icmp_error(method: Method, *, quoted: Packet, destination: str, code: int = 4) -> Packet:
     error = ICMP(type=3, code=code, nexthopmtu=1400) / quoted
     return Ether(src=CLIENT_MAC, dst=GATEWAY_MAC) / IP(src="198.51.100.1", dst=destination) / error
+
+
+def ip_of(packet: Packet) -> Packet:
+    return packet[IP] if IP in packet else packet[IPv6]
+
+
+def ttl_of(packet: Packet) -> int:
+    return packet.ttl if isinstance(packet, IP) else packet.hlim
+
+
+def passes(world: World, packet: Packet | bytes, hook: str, cause: abi.Cause | None) -> bool:
+    """Unchanged to the stack, and counted under this cause alone."""
+    before = world.plane.causes()
+    run = world.send(packet, hook)
+    counted = {key: number - before[key] for key, number in world.plane.causes().items() if number != before[key]}
+    return (
+        run.verdict == PASSED[hook] and run.packet == bytes(packet) and counted == ({} if cause is None else {cause: 1})
+    )
