@@ -9,18 +9,18 @@ import heapq
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Generic, TypeVar
 
 from kernlb.checks.base import Prober, Target, target_of
 from kernlb.checks.kinds import Probers
-from kernlb.checks.spec import Address, Check
+from kernlb.checks.spec import Address, Check, CommandProbe
 from kernlb.checks.verdict import Code, Outcome, Verdict
 from kernlb.health import Health, State, combined
 
 TICK = 0.02  # seconds
-HURRY = 0.1  # seconds between the probes of a server that somebody suspects
+HURRY = 0.1  # seconds between the starts of the probes of a server that somebody suspects
 RELIEF = 0.5  # seconds at most between the probes that hints bring about while the server is well
 FIRST_ROUND = 2.0  # seconds over which first probes are spread, at most
 HEARTBEAT = 1.0  # seconds between heartbeats, at most
@@ -66,7 +66,8 @@ class Statistics:
 
 
 class _Entry(Generic[K]):
-    """One target's course: its health, who asks, and when it is next due."""
+    """One target's course: its health, who asks, and when it is next due. `flying` probes are under way, `hurried` are
+    to follow in a hurry, since `suspected`."""
 
     __slots__ = (
         "due",
@@ -77,6 +78,7 @@ class _Entry(Generic[K]):
         "prober",
         "servers",
         "started",
+        "suspected",
         "target",
         "tick",
         "timed",
@@ -91,8 +93,9 @@ class _Entry(Generic[K]):
         self.tick = 0
         self.due = 0.0
         self.started = 0.0
-        self.flying = False
+        self.flying = 0
         self.hurried = 0
+        self.suspected: float | None = None
         self.gone = False
 
 
@@ -106,6 +109,11 @@ class _Server(Generic[K]):
 
 
 Identity = tuple[int, Address, int]  # the number of a kind of check, and what it probes
+
+
+def _overlapping(target: Target) -> bool:
+    """Whether a probe may start while another of the same is under way. People's commands need not bear that."""
+    return not isinstance(target.check.probe, CommandProbe)
 
 
 def spread_evenly(index: int) -> float:
@@ -137,7 +145,7 @@ class Checker(Generic[K]):
         self._numbers: dict[Check, int] = {}
         self._kinds: dict[int, int] = {}
         self._last_number = 0
-        self._flying: dict[Target, _Entry[K]] = {}
+        self._flying: dict[Target, tuple[_Entry[K], float]] = {}  # and since when
         self._servers: dict[K, _Server[K]] = {}
         self._buckets: dict[int, list[_Entry[K]]] = {}
         self._ticks: list[int] = []
@@ -237,15 +245,20 @@ class Checker(Generic[K]):
         return next((seconds for seconds in times if seconds is not None), None)
 
     def hasten(self, key: K) -> None:
-        """Somebody saw this server fail: probe it at once, and every `HURRY` seconds until its state is settled."""
+        """Somebody saw this server fail: as many probes as take it down, the first at once and the others `HURRY`
+        seconds apart, none of which waits for the verdict of another. A good one ends it."""
         server = self._servers.get(key)
+        now = self._loop.time()
         for entry in () if server is None else server.entries:
-            # A verdict under way may be of the time before: one more probe follows it, whatever it says.
-            entry.hurried = 2 if entry.flying else 1
+            if entry.hurried or entry.flying > 1:
+                continue
+            entry.suspected = now
+            entry.hurried = entry.target.check.fall
             # Hints may come by the thousand about a server that is well.
-            pause = HURRY if entry.health.in_transition else max(HURRY, min(entry.target.check.interval / 4, RELIEF))
-            due = max(self._loop.time(), entry.started + pause)
-            if not entry.flying and ceil(due / TICK) < entry.tick:
+            calm = not entry.flying and not entry.health.in_transition
+            pause = max(HURRY, min(entry.target.check.interval / 4, RELIEF)) if calm else HURRY
+            due = max(now, entry.started + pause)
+            if _overlapping(entry.target) if entry.flying else ceil(due / TICK) < entry.tick:
                 self._schedule(entry, due)
 
     # --- when
@@ -275,7 +288,7 @@ class Checker(Generic[K]):
         while self._ticks and self._ticks[0] <= tick_now:
             tick = heapq.heappop(self._ticks)
             # An entry that was hastened stands in two buckets; only its latest place counts.
-            due += [entry for entry in self._buckets.pop(tick) if entry.tick == tick and not entry.flying]
+            due += [e for e in self._buckets.pop(tick) if e.tick == tick and (e.hurried or not e.flying)]
         self._start([entry for entry in due if not entry.gone], now)
         if self._wake is None:
             self._set_wake()
@@ -283,14 +296,22 @@ class Checker(Generic[K]):
     def _start(self, due: list[_Entry[K]], now: float) -> None:
         by_prober: dict[Prober, list[Target]] = defaultdict(list)
         for entry in due:
-            entry.flying = True
+            if not entry.tick:
+                continue  # twice in one bucket
+            entry.tick = 0
+            target = replace(entry.target) if entry.flying else entry.target
+            entry.flying += 1
             late = now - entry.due
             self._lateness[min(int(late * 1000), 1000)] += 1
             # Keep the phase when a little late, so that rounds neither drift nor bunch.
             entry.started = entry.due if late < entry.target.check.interval else now
-            self._flying[entry.target] = entry
-            by_prober[entry.prober].append(entry.target)
-        self._started += len(due)
+            self._flying[target] = entry, now
+            by_prober[entry.prober].append(target)
+            self._started += 1
+            if entry.hurried:
+                entry.hurried -= 1
+                if entry.hurried and _overlapping(target):
+                    self._schedule(entry, now + HURRY)
         for prober, targets in by_prober.items():
             prober.start(targets)
 
@@ -300,8 +321,8 @@ class Checker(Generic[K]):
         now, wall = self._loop.time(), self._clock()
         moved: dict[K, _Server[K]] = {}
         for target, verdict in verdicts:
-            entry = self._flying.pop(target)
-            entry.flying = False
+            entry, started = self._flying.pop(target)
+            entry.flying -= 1
             self._outcomes[verdict.outcome] += 1
             if verdict.code is Code.INTERNAL:
                 self._internal += 1
@@ -314,13 +335,12 @@ class Checker(Generic[K]):
             if entry.timed and verdict.seconds is not None and self._sampled is not None:
                 for key in entry.timed:
                     self._sampled(key, verdict.seconds, now)
-            interval = health.interval
-            if entry.hurried:
-                if entry.hurried == 2 or health.in_transition:
-                    entry.hurried, interval = 1, min(interval, HURRY)
-                else:
-                    entry.hurried = 0
-            self._schedule(entry, max(now, entry.started + interval))
+            # What was under way when the suspicion arose may be of the time before.
+            if not health.in_transition and entry.suspected is not None and started >= entry.suspected:
+                entry.hurried, entry.suspected = 0, None
+            if not entry.flying and not (entry.hurried and _overlapping(target)):
+                interval = health.interval if entry.suspected is None else min(health.interval, HURRY)
+                self._schedule(entry, max(now, entry.started + interval))
         if moved:
             self._tell(moved.values())
 

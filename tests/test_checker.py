@@ -187,6 +187,78 @@ def test_a_hint_brings_a_dead_server_out_long_before_fall_times_interval():
     asyncio.run(run())
 
 
+class Falling:
+    """Answers HTTP until told to fall silent; counts connections under way."""
+
+    def __init__(self) -> None:
+        self.silent = False
+        self.waiting = self.most = 0
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        if self.silent:
+            self.waiting += 1
+            self.most = max(self.most, self.waiting)
+            try:
+                await reader.read()
+            finally:
+                self.waiting -= 1
+        else:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            await writer.drain()
+
+
+def test_a_silent_server_that_is_suspected_is_waited_for_once_and_not_fall_times():
+    async def run() -> None:
+        server = Falling()
+        check = Check(probe=HttpProbe(), interval=20.0, timeout=1.5, fall=3)
+        async with serving(server) as port, checking(watched("web", port, check)) as (checker, log):
+            checker.hasten("web")
+            await until(lambda: bool(log.changes))
+            server.silent = True
+            checker.hasten("web")
+            assert await until(lambda: len(log.changes) == 2) < 2 * check.patience
+            assert log.changes[1].after.status is Status.DOWN
+            assert server.most == check.fall
+            await until(lambda: server.waiting == 0)
+            for _ in range(20):  # settled: no more than its interval asks for
+                await asyncio.sleep(0.01)
+            assert (server.waiting, checker.statistics().started) == (0, 1 + check.fall)
+
+    asyncio.run(run())
+
+
+def test_a_suspicion_that_the_first_answer_refutes_costs_one_probe():
+    async def run() -> None:
+        with listener() as server:
+            async with checking(watched("web", server.getsockname()[1], Check(interval=20.0))) as (checker, log):
+                checker.hasten("web")
+                await until(lambda: bool(log.changes))
+                started = checker.statistics().started
+                await asyncio.sleep(0.6)  # past the relief that follows a probe
+                checker.hasten("web")
+                await until(lambda: checker.statistics().started > started)
+                await asyncio.sleep(0.4)
+                assert checker.statistics().started == started + 1
+
+    asyncio.run(run())
+
+
+def test_no_probe_of_a_command_starts_while_one_is_under_way(tmp_path: Path):
+    async def run() -> None:
+        # Leaves a mark where it meets itself.
+        met, running = tmp_path / "met", tmp_path / "running"
+        script = f"mkdir {running} || touch {met}; sleep 0.3; rmdir {running}; exit 1"
+        command = CommandProbe(argv=("/bin/sh", "-c", script))
+        check = Check(probe=command, interval=20.0, timeout=5.0, fall=3, start=Start.UP)
+        async with checking(watched("web", 1, check)) as (checker, _):
+            checker.hasten("web")
+            await until(lambda: checker.states()["web"].status is Status.DOWN)
+            assert not met.exists()
+
+    asyncio.run(run())
+
+
 def test_hints_about_a_healthy_server_change_nothing_and_are_bounded():
     async def run() -> None:
         with listener() as server:
