@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import psutil
-
+from bench.checks import usage
 from bench.checks.targets import PORT, address
 
 SO_RCVBUFFORCE = 33  # linux/socket.h
@@ -61,7 +60,7 @@ class Watcher:
     """A running checker and the descriptor on which it says what it finds, a line or a datagram each."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", said: int) -> None:
-        self._process = psutil.Process(process.pid)
+        self._pid = process.pid
         self._said = said
         self.down: dict[str, float] = {}
 
@@ -84,14 +83,11 @@ class Watcher:
             for found in DOWN.finditer(data):
                 self.down.setdefault(next(filter(None, found.groups())), time.monotonic())
 
-    def _family(self) -> list[psutil.Process]:
-        return [self._process, *self._process.children(recursive=True)]
-
     def processor_seconds(self) -> float:
-        return sum(sum(each.cpu_times()[:2]) for each in self._family())
+        return usage.processor_seconds(self._pid)
 
     def memory_bytes(self) -> int:
-        return sum(int(each.memory_info().rss) for each in self._family())
+        return usage.memory_bytes(self._pid)
 
 
 @dataclass(frozen=True, slots=True)
