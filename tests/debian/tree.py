@@ -43,7 +43,7 @@ def debian() -> Path:
             quick = ["--aptopt=APT::Install-Recommends false", "--dpkgopt=force-unsafe-io", *without]
             make = ["mmdebstrap", "--quiet", "--variant=minbase", "--format=directory", *quick, f"--include={packages}"]
             done = subprocess.run(
-                [*make, SUITE, str(partial), *_mirror()], capture_output=True, text=True, timeout=BUILD_DEADLINE
+                [*make, SUITE, str(partial), *mirror()], capture_output=True, text=True, timeout=BUILD_DEADLINE
             )
             if done.returncode:
                 raise RuntimeError(f"mmdebstrap failed:\n{done.stderr[-3000:]}")
@@ -51,7 +51,7 @@ def debian() -> Path:
         return tree
 
 
-def _mirror() -> list[str]:
+def mirror() -> list[str]:
     """What this machine's own apt uses; mmdebstrap's default where that cannot be told."""
     for sources in sorted(Path("/etc/apt/sources.list.d").glob("*.sources")):
         if found := re.findall(r"^URIs: *(\S+)", sources.read_text(), re.MULTILINE):
