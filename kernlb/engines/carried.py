@@ -4,30 +4,30 @@ It lives in the kernel beside the program's maps (pins.Ledger), because weights 
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
+from kernlb.errors import Unsupported
 from kernlb.keytext import key_from, key_text
 from kernlb.model import (
     Endpoint,
     Forwarding,
     IPAddress,
-    Key,
     Persistence,
     RealServer,
     Scheduler,
     ServerKey,
+    ServiceKey,
     Table,
     Tunnel,
     TunnelChecksum,
     TunnelKind,
-    Value,
     VirtualService,
 )
 
-SCHEMA = 1
+SCHEMA = 2
 NOBODY = 0
 """The number of no server: what comes to it goes to the stack."""
 
@@ -46,8 +46,11 @@ class Wish:
 
 @dataclass(slots=True)
 class Member:
+    """`before`: the weight that the connections of before the transition go by; None where none is under way."""
+
     id: int
     value: RealServer
+    before: int | None = None
 
 
 @dataclass(slots=True)
@@ -58,6 +61,56 @@ class Carried:
     value: VirtualService
     members: dict[ServerKey, Member] = field(default_factory=dict)
     changed: float = 0.0
+    _part: Table | None = None
+    _text: str | None = None
+
+    def part(self, key: Endpoint) -> Table:
+        """The same object until something changes."""
+        if self._part is None:
+            self._part = {key: self.value, **{server: member.value for server, member in self.members.items()}}
+        return self._part
+
+    def text(self, key: Endpoint) -> str:
+        if self._text is None:
+            self._text = json.dumps(_service(key, self), separators=(",", ":"))
+        return self._text
+
+    def moved(self, now: float, *, under_way: bool) -> None:
+        """Its slots have changed; `under_way`: some still keep the connections of before."""
+        self.changed = now
+        if not under_way:
+            self.settled()
+        self._text = None
+
+    def settled(self) -> None:
+        for member in self.members.values():
+            if member.before is not None:
+                member.before = self._text = None
+
+    def follow(self, value: VirtualService, wanted: Mapping[ServerKey, RealServer], numbers: Iterator[int]) -> "Change":
+        """Take over what a Table says of it; `numbers` are free for members that come."""
+        shaped = {key: replace(each, weight=0) for key, each in wanted.items()}
+        had = {key: replace(member.value, weight=0) for key, member in self.members.items()}
+        change = Change(reshaped=(self.value, had) != (value, shaped))
+        change.left = [self.members.pop(key) for key in list(self.members) if key not in wanted]
+        for member in self.members.values():
+            member.before = member.value.weight if member.before is None else member.before
+        for key, real in wanted.items():
+            if key in self.members:
+                self.members[key].value = real
+            else:
+                self.members[key] = Member(next(numbers), real, before=0)
+        self.value, self._part, self._text = value, None, None
+        return change
+
+
+@dataclass(slots=True)
+class Change:
+    """The services that changed, the members that left, and whether anything but weights is not as it was."""
+
+    services: list[Endpoint] = field(default_factory=list)
+    left: list[Member] = field(default_factory=list)
+    reshaped: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -78,12 +131,9 @@ class Book:
     sources: dict[tuple[IPAddress, ...], int] = field(default_factory=dict)
     retired: dict[int, float] = field(default_factory=dict)
 
-    def table(self) -> dict[Key, Value]:
-        table: dict[Key, Value] = {}
-        for key, carried in self.services.items():
-            table[key] = carried.value
-            table.update({server: member.value for server, member in carried.members.items()})
-        return table
+    def parts(self) -> dict[ServiceKey | None, Table]:
+        """What is carried, by service; a part that did not change is the same object as before."""
+        return {key: carried.part(key) for key, carried in self.services.items()}
 
     def members(self) -> Iterator[tuple[Endpoint, ServerKey, Member]]:
         for key, carried in self.services.items():
@@ -96,47 +146,44 @@ class Book:
             self.sources[group] = sum(map(len, self.sources))
         return self.sources[group], len(group)
 
-    def follow(self, table: Table, *, now: float, servers: int, rest: float) -> tuple[list[Endpoint], list[Member]]:
-        """Take over what a Table says: the services that changed, and the members that left.
+    def follow(self, parts: Mapping[Endpoint, Table], *, now: float, servers: int, rest: float) -> Change:
+        """Take over what a Table says of some services; one that has an empty part goes.
 
         `servers` numbers there are; that of a member that left rests for `rest` seconds.
         """
         self.retired = {id_: since for id_, since in self.retired.items() if now - since < rest}
-        taken = {member.id for _, _, member in self.members()} | set(self.retired) | {NOBODY}
-        free = (number for number in range(servers) if number not in taken)
-        housed = {carried.id for carried in self.services.values()}
-        rooms = (number for number in range(1 << 16) if number not in housed)
-        left: list[Member] = []
-        changed: dict[Endpoint, None] = {}
-        for key in [key for key in self.services if key not in table]:
-            left += self.services.pop(key).members.values()
-        wanted: dict[Endpoint, dict[ServerKey, RealServer]] = {}
-        for thing, value in table.items():
-            if isinstance(thing, Endpoint) and isinstance(value, VirtualService):
-                if thing not in self.services:
-                    self.services[thing] = Carried(next(rooms), value)
-                    changed[thing] = None
-                elif self.services[thing].value != value:
-                    self.services[thing].value = value
-                    changed[thing] = None
-                wanted[thing] = {}
-        for thing, value in table.items():
-            if isinstance(thing, ServerKey) and isinstance(value, RealServer) and isinstance(thing.service, Endpoint):
-                wanted[thing.service][thing] = value
-        for service, servers_wanted in wanted.items():
-            carried = self.services[service]
-            members = carried.members
-            if {server: member.value for server, member in members.items()} == servers_wanted:
+        numbers, rooms = self._free(servers), self._rooms()
+        whole = Change()
+        for key, part in parts.items():
+            value = part.get(key)
+            if not isinstance(value, VirtualService):
+                gone = self.services.pop(key, None)
+                change = Change(left=list(gone.members.values()) if gone else [], reshaped=gone is not None)
+            elif key in self.services and self.services[key].part(key) == part:
                 continue
-            changed[service] = None
-            left += [members.pop(server) for server in list(members) if server not in servers_wanted]
-            for server, real in servers_wanted.items():
-                if server in members:
-                    members[server].value = real
-                else:
-                    members[server] = Member(next(free), real)
-        self.retired |= {member.id: now for member in left}
-        return list(changed), left
+            else:
+                wanted = {k: v for k, v in part.items() if isinstance(k, ServerKey) and isinstance(v, RealServer)}
+                made = key not in self.services
+                if made:
+                    self.services[key] = Carried(next(rooms), value)
+                change = self.services[key].follow(value, wanted, numbers)
+                change.reshaped |= made
+                whole.services.append(key)
+            self.retired |= {member.id: now for member in change.left}
+            whole.left += change.left
+            whole.reshaped |= change.reshaped
+        return whole
+
+    def _free(self, servers: int) -> Iterator[int]:
+        """Numbers for members that come, looked for when the first is asked for."""
+        taken = {member.id for _, _, member in self.members()} | set(self.retired) | {NOBODY}
+        yield from (number for number in range(servers) if number not in taken)
+        raise Unsupported(f"the eBPF program has room for {servers:,} real servers, those that left lately included")
+
+    def _rooms(self) -> Iterator[int]:
+        """Numbers for services that come; those of services that go now stay theirs until then."""
+        housed = {carried.id for carried in self.services.values()}
+        return (number for number in range(1 << 16) if number not in housed)
 
 
 def to_text(book: Book) -> bytes:
@@ -145,11 +192,12 @@ def to_text(book: Book) -> bytes:
         "schema": SCHEMA,
         **{name: getattr(book, name) for name in _PLAIN},
         "wish": [list(wish.interfaces), list(map(str, wish.sources)), wish.idle, wish.tcp, wish.tcp_fin, wish.udp],
-        "services": [_service(key, carried) for key, carried in book.services.items()],
         "sources": [[list(map(str, group)), first] for group, first in book.sources.items()],
         "retired": list(book.retired.items()),
     }
-    return json.dumps(document, separators=(",", ":")).encode()
+    head = json.dumps(document, separators=(",", ":")).removesuffix("}")
+    services = ",".join(carried.text(key) for key, carried in book.services.items())
+    return f'{head},"services":[{services}]}}'.encode()
 
 
 def from_text(text: bytes) -> Book:
@@ -184,7 +232,10 @@ def _service(key: Endpoint, carried: Carried) -> list[Any]:
         carried.changed,
         str(carried.value.scheduler),
         [kept.timeout, kept.prefix] if kept else None,
-        [[str(key.address), key.port, member.id, *_server(member.value)] for key, member in carried.members.items()],
+        [
+            [str(key.address), key.port, member.id, member.before, *_server(member.value)]
+            for key, member in carried.members.items()
+        ],
     ]
 
 
@@ -195,8 +246,8 @@ def _service_from(listed: list[Any]) -> tuple[Endpoint, Carried]:
         raise TypeError(text)
     value = VirtualService(Scheduler(scheduler), persistence=Persistence(*kept) if kept else None)
     carried = Carried(id_, value, {}, changed)
-    for address, port, number, *server in members:
-        carried.members[ServerKey(key, ip_address(address), port)] = Member(number, _server_from(server))
+    for address, port, number, before, *server in members:
+        carried.members[ServerKey(key, ip_address(address), port)] = Member(number, _server_from(server), before)
     return key, carried
 
 

@@ -202,6 +202,13 @@ class Dataplane:
     def traffic(self, server: int) -> abi.Traffic:
         return abi.Traffic.unpack(self.maps["traffic"][abi.index(server)])
 
+    def traffics(self, servers: int) -> list[abi.Traffic]:
+        """Of the servers with the first numbers."""
+        counters = self.maps["traffic"]
+        packed = np.frombuffer(counters.first(servers), dtype=np.uint64)
+        summed = packed.reshape(servers, counters.values_per_key, -1).sum(axis=1).tolist()
+        return [abi.Traffic(**dict(zip(abi.Traffic.__dataclass_fields__, each, strict=True))) for each in summed]
+
     def causes(self) -> dict[abi.Cause, int]:
         counters = self.maps["causes"]
         layout = struct.Struct(f"={counters.values_per_key}Q")

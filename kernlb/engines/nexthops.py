@@ -8,9 +8,12 @@ from pathlib import Path
 
 from kernlb.engines import abi
 from kernlb.engines.abi import HopMethod
-from kernlb.engines.rtnetlink import Link, Route, Rtnetlink
+from kernlb.engines.rtnetlink import Link, Neighbour, Notifications, Route, Rtnetlink
 
 IPAddress = IPv4Address | IPv6Address
+
+EVERY = 10.0
+"""Seconds after which everything is looked at again, whatever the kernel has told."""
 
 _PATIENCE = 0.5
 _PAUSE = 0.01
@@ -36,6 +39,8 @@ class Surroundings:
         self._addresses = netlink.addresses()
         self._neighbours = netlink.neighbours()
         self._routes: dict[IPAddress, Route | None] = {}
+        self._ways: dict[IPAddress, Way] = {}
+        self._followed: set[tuple[int, IPAddress]] | None = None
 
     def named(self, names: Collection[str]) -> list[Link]:
         return [link for link in self.links.values() if link.name in names]
@@ -56,6 +61,7 @@ class Surroundings:
     def route(self, address: IPAddress) -> Route | None:
         if address not in self._routes:
             self._routes[address] = self._netlink.route(address)
+            self._followed = None
         return self._routes[address]
 
     def resolve(self, addresses: Iterable[IPAddress], *, await_: Iterable[IPAddress] = ()) -> None:
@@ -68,6 +74,7 @@ class Surroundings:
         while awaited and time.monotonic() < deadline:
             time.sleep(_PAUSE)
             self._neighbours = self._netlink.neighbours()
+            self._ways.clear()
             awaited -= set(self._neighbours)
 
     def _unknown(self, addresses: Iterable[IPAddress]) -> set[tuple[int, IPAddress]]:
@@ -80,6 +87,11 @@ class Surroundings:
 
     def way(self, address: IPAddress) -> Way:
         """Towards an address that is not this machine's own: that is the stack's."""
+        if address not in self._ways:
+            self._ways[address] = self._way(address)
+        return self._ways[address]
+
+    def _way(self, address: IPAddress) -> Way:
         route = self.route(address)
         link = self.links.get(route.interface) if route else None
         if route is None or link is None or route.local or not link.up:
@@ -91,10 +103,49 @@ class Surroundings:
         hop = abi.Hop(interface=link.index, destination=mac or bytes(6), source=link.mac[:6], mtu=mtu, method=method)
         return Way(hop, following, route.source)
 
+    def heed(self, told: Neighbour | None) -> bool:
+        """Whether what the kernel tells makes another picture. Neighbours come and go all the time: those that no
+        route here leads to are nobody's concern, nor is one that is what it was."""
+        if told is None:
+            return True
+        if self._followed is None:
+            routed = ((route, address) for address, route in self._routes.items() if route is not None)
+            self._followed = {(route.interface, route.gateway or address) for route, address in routed}
+        return told.key in self._followed and self._neighbours.get(told.key) != told.mac
+
     def leaving(self, link: Link) -> abi.Hop:
         """How answers leave through an interface: without its queue where the other end is in another namespace."""
         method = HopMethod.PEER if link.peer_elsewhere else HopMethod.NEIGHBOUR
         return abi.Hop(interface=link.index, source=link.mac[:6], mtu=link.mtu, method=method)
+
+
+class Outlook:
+    """Whether the surroundings are still as they were seen: until the kernel tells otherwise, or for EVERY seconds."""
+
+    def __init__(self) -> None:
+        self._notifications: Notifications | None = None
+        self._seen: Surroundings | None = None
+        self._at = 0.0
+
+    def look(self, netlink: Rtnetlink) -> Surroundings:
+        """What is told from before the look on counts."""
+        self._notifications = self._notifications or Notifications()
+        for _ in self._notifications.read():
+            pass
+        self._seen, self._at = Surroundings(netlink), time.monotonic()
+        return self._seen
+
+    def holds(self) -> bool:
+        if self._seen is None or self._notifications is None or time.monotonic() - self._at >= EVERY:
+            return False
+        if any(self._seen.heed(told) for told in self._notifications.read()):
+            self._seen = None
+        return self._seen is not None
+
+    def close(self) -> None:
+        if self._notifications is not None:
+            self._notifications.close()
+        self._notifications = self._seen = None
 
 
 def source(address: IPAddress) -> abi.Source:

@@ -125,11 +125,11 @@ def _server(book: Book, key: ServerKey, value: RealServer, seen: Surroundings, *
         forward=_forward(value),
         hop=hop,
         port=key.port,
-        flags=ServerFlag(0) if value.weight else ServerFlag.QUIESCED,
         tunnel_port=(value.tunnel.port or GUE_PORT) if value.tunnel and value.tunnel.kind is TunnelKind.GUE else 0,
         source=way.source or abi.NO_ADDRESS,
         next=way.next,
     )
+    server = flags_of(server, value)
     if value.forwarding is not Forwarding.FULLNAT:
         return server
     wished = tuple(a for a in book.wish.sources if a.version == key.address.version)
@@ -138,6 +138,11 @@ def _server(book: Book, key: ServerKey, value: RealServer, seen: Surroundings, *
         return replace(server, hop=abi.Hop())
     first, count = book.source_range(group)
     return replace(server, first_source=first, source_count=count)
+
+
+def flags_of(server: abi.Server, value: RealServer) -> abi.Server:
+    """The server with what its weight says to the program."""
+    return replace(server, flags=ServerFlag(0) if value.weight else ServerFlag.QUIESCED)
 
 
 def _forward(value: RealServer) -> Forward:

@@ -18,7 +18,8 @@ GROUPS = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400
 
 _NETLINK_ROUTE = 0
 _ERROR, _DONE = 2, 3
-_NEWNEIGH, _GETLINK, _GETADDR, _GETROUTE, _GETNEIGH, _GETTFILTER = 28, 18, 22, 26, 30, 46
+_NEWNEIGH, _DELNEIGH, _GETNEIGH = 28, 29, 30
+_GETLINK, _GETADDR, _GETROUTE, _GETTFILTER = 18, 22, 26, 46
 _REQUEST, _ACK, _DUMP, _CREATE = 1, 4, 0x300, 0x400
 _NTF_USE = 1
 _HEADER = struct.Struct("=IHHII")
@@ -58,6 +59,14 @@ class Route:
     source: IPAddress | None
     mtu: int
     local: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """By interface and address; `mac` is None where none is known (any more)."""
+
+    key: tuple[int, IPAddress]
+    mac: bytes | None
 
 
 class Rtnetlink:
@@ -110,13 +119,8 @@ class Rtnetlink:
 
     def neighbours(self) -> dict[tuple[int, IPAddress], bytes]:
         """The MAC address of each neighbour that has a known one."""
-        found = {}
-        for body in self._ask(_GETNEIGH, struct.pack("=B3xiHBB", 0, 0, 0, 0, 0), _DUMP):
-            family, index, state, _, _ = struct.unpack_from("=B3xiHBB", body)
-            attributes = dict(_attributes(body[12:]))
-            if family in _FAMILIES.values() and state & _KNOWN and len(attributes.get(2, b"")) == 6:
-                found[index, _address(attributes[1])] = attributes[2]
-        return found
+        told = map(_neighbour, self._ask(_GETNEIGH, struct.pack("=B3xiHBB", 0, 0, 0, 0, 0), _DUMP))
+        return {each.key: each.mac for each in told if each is not None and each.mac is not None}
 
     def route(self, destination: IPAddress) -> Route | None:
         """Where a packet of this machine's own would go; None where the kernel has no way."""
@@ -163,12 +167,7 @@ class Rtnetlink:
         self._socket.send(message)
         found: list[bytes] = []
         while True:
-            datagram = self._socket.recv(1 << 16)
-            at = 0
-            while at + 16 <= len(datagram):
-                length, answer, _, sequence, _ = _HEADER.unpack_from(datagram, at)
-                content = datagram[at + 16 : at + length]
-                at += (length + 3) & ~3
+            for answer, sequence, content in _messages(self._socket.recv(1 << 16)):
                 if sequence != self._sequence:
                     continue
                 if answer == _ERROR:
@@ -183,13 +182,50 @@ class Rtnetlink:
                     return found
 
 
-def notifications() -> socket.socket:
-    """Readable, without blocking, when something of GROUPS has changed."""
-    sock = socket.socket(
-        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, _NETLINK_ROUTE
-    )
-    sock.bind((0, GROUPS))
-    return sock
+class Notifications:
+    """What the kernel tells of GROUPS from now on."""
+
+    def __init__(self) -> None:
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        self._socket = socket.socket(socket.AF_NETLINK, kind, _NETLINK_ROUTE)
+        self._socket.bind((0, GROUPS))
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def read(self) -> Iterator[Neighbour | None]:
+        """What has been told since the last call: a neighbour, or None for anything else, a loss too."""
+        while True:
+            try:
+                datagram = self._socket.recv(1 << 16)
+            except BlockingIOError:
+                return
+            except OSError:
+                yield None
+                continue
+            for kind, _, body in _messages(datagram):
+                told = _neighbour(body) if kind in (_NEWNEIGH, _DELNEIGH) else None
+                if told is not None or kind not in (_NEWNEIGH, _DELNEIGH):
+                    yield told
+
+
+def _messages(datagram: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Type, sequence and content of each."""
+    at = 0
+    while at + _HEADER.size <= len(datagram):
+        length, kind, _, sequence, _ = _HEADER.unpack_from(datagram, at)
+        yield kind, sequence, datagram[at + _HEADER.size : at + length]
+        at += max(length + 3 & ~3, _HEADER.size)
+
+
+def _neighbour(body: bytes) -> Neighbour | None:
+    """None where it is none of IP."""
+    family, index, state, _, _ = struct.unpack_from("=B3xiHBB", body)
+    attributes = dict(_attributes(body[12:]))
+    if family not in _FAMILIES.values() or 1 not in attributes:
+        return None
+    mac = attributes.get(2, b"")
+    return Neighbour((index, _address(attributes[1])), mac if state & _KNOWN and len(mac) == 6 else None)
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -7,28 +7,28 @@ import hashlib
 import os
 import time
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
-
-import numpy as np
 
 from kernlb.engines import abi, flows, pins
 from kernlb.engines.attach import Attachments, Hook
-from kernlb.engines.carried import NOBODY, Book, Member, Wish, from_text, to_text
-from kernlb.engines.clock import TICK, TICK_SHIFT, seconds_of
+from kernlb.engines.books import Books
+from kernlb.engines.carried import Book, Change, Wish
+from kernlb.engines.clock import TICK, TICK_SHIFT
 from kernlb.engines.dataplane import EXPLAIN, MAPS, TC, XDP, Dataplane, Sizes
+from kernlb.engines.filling import bury, fill, flag, offer
 from kernlb.engines.libbpf import Map
-from kernlb.engines.nexthops import Surroundings
-from kernlb.engines.placement import GONE, Contents, keep_known, name_of, one_armed, place, weights
+from kernlb.engines.nexthops import Outlook
+from kernlb.engines.placement import one_armed, place
 from kernlb.engines.playing import played
 from kernlb.engines.rtnetlink import Link, Rtnetlink
-from kernlb.errors import KernlbError, Unsupported
-from kernlb.hashing import SLOTS, Assignment, assign
-from kernlb.model import Counters, Endpoint, Forwarding, IPAddress, Key, ServerKey, Table
+from kernlb.engines.slots import Slots
+from kernlb.errors import Unsupported
+from kernlb.hashing import SLOTS
+from kernlb.model import Counters, Endpoint, Forwarding, IPAddress, Key, ServerKey, Table, service_of
+from kernlb.parts import Parts, cut, whole
 from kernlb.places import namespace_inode
 from kernlb.plan import Operation
 from kernlb.resources import shipped
-from kernlb.transition import Transition
 
 OBJECT = "balancer.bpf.o"
 _REST = 60.0
@@ -55,52 +55,50 @@ class Xdp:
         self._sizes = sizes or Sizes()
         self._slots = slots
         self._attachments = Attachments(directory, tcx=tcx)
-        self._ledger: pins.Ledger | None = None
+        self._books = Books(directory, lost=self._let_go)
+        self._outlook = Outlook()
+        self._tables = Slots()
         self._plane: Dataplane | None = None
-        self._transitions: dict[int, Transition] = {}
-        self._assignments: dict[int, Assignment] = {}
         self._filter: dict[abi.Address, abi.Filter] | None = None
 
     def close(self) -> None:
         """Nothing ends with it but the descriptors."""
-        if self._plane is not None:
-            self._plane.close()
-        if self._ledger is not None:
-            self._ledger.close()
-        self._plane, self._ledger, self._filter = None, None, None
-        self._transitions.clear()
-        self._assignments.clear()
+        self._let_go()
+        self._books.close()
 
     # --- the engine
 
     def read(self) -> Table:
-        book = self._book()
-        return book.table() if book else {}
+        return self._books.table()
+
+    def parts(self) -> Parts:
+        book = self._books.current()
+        return book.parts() if book else {}
 
     def apply(self, operations: Sequence[Operation]) -> None:
-        book = self._book()
-        before: Table = book.table() if book else {}
+        book = self._books.current()
+        touched = dict.fromkeys(key for each in operations if isinstance(key := service_of(each.key), Endpoint))
+        before: Table = whole(book.parts(), touched) if book else {}
         after, done, refused = played(operations, before)
         if done:
-            if any(isinstance(key, Endpoint) for key in after):
-                self._carry(book or self._new_book(), after)
-            else:
-                self._clear()
+            parts = cut(after)
+            self._carry(book or self._new_book(), {key: parts.get(key, {}) for key in touched})
             self.writes += done
         if refused is not None:
             raise refused
 
     def counters(self) -> Mapping[Key, Counters]:
-        book = self._book()
+        book = self._books.current()
         if book is None:
             return {}
-        plane = self._opened(book)
+        plane = self._opened()
+        traffics = plane.traffics(max((member.id for _, _, member in book.members()), default=0) + 1)
         live = flows.count(plane.maps["flows"], _timeouts(book.wish))
         counted: dict[Key, Counters] = {}
         for service, carried in book.services.items():
             parts = []
             for key, member in carried.members.items():
-                traffic = plane.traffic(member.id)
+                traffic = traffics[member.id]
                 active, inactive = live.get(member.id, (0, 0))
                 translated = member.value.forwarding is Forwarding.FULLNAT
                 parts.append(
@@ -122,15 +120,14 @@ class Xdp:
 
     def tend(self) -> None:
         """Follow the network, end transitions that are over, hang the program where it is missing."""
-        book = self._book()
+        book = self._books.current()
         if book is not None:
-            self._adopt_wish(book)
-            self._write(book, changed=(), left=(), new=())
+            self._books.doubt()
+            self._write(book, Change(), new=())
 
     def causes(self) -> Mapping[abi.Cause, int]:
         """Packets to addresses of services that the program left to the stack, by why."""
-        book = self._book()
-        return self._opened(book).causes() if book else {}
+        return self._opened().causes() if self._books.current() else {}
 
     def hooks(self) -> Mapping[int, Hook]:
         """Where the program hangs, by interface."""
@@ -138,40 +135,24 @@ class Xdp:
 
     def explain(self, packet: bytes) -> tuple[abi.Explanation, Endpoint | None, Mapping[int, ServerKey]]:
         """What the program would do with an Ethernet frame, of which service, and its servers by number."""
-        book = self._book()
+        book = self._books.current()
         if book is None:
             raise Unsupported("the eBPF program is not loaded here", hint="kernlb apply FILE loads it")
-        told = self._opened(book).explain(packet)
+        told = self._opened().explain(packet)
         service = next((key for key, carried in book.services.items() if carried.id == told.service), None)
         return told, service, {member.id: key for _, key, member in book.members()}
 
     # --- what is pinned
 
-    def _book(self) -> Book | None:
-        """As it stands in the kernel; another process may have written it."""
-        found = pins.Ledger.open(self._directory)
-        if found is None:
-            self.close()
-            return None
-        if self._ledger is not None and self._ledger.map.id == found.map.id:
-            found.close()
-        else:
-            self.close()
-            self._ledger = found
-        assert self._ledger is not None
-        text = self._ledger.read()
-        try:
-            book = from_text(text) if text is not None else None
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise KernlbError(
-                f"another version of kernlb carries services here ({error})",
-                where=str(self._directory),
-                hint="clear with that version, or remove the directory: its connections end",
-            ) from error
-        # A namespace of the same name is gone, and with it all that hung there.
-        return book if book is not None and book.namespace == namespace_inode() else None
+    def _let_go(self) -> None:
+        """What is known of it may hold no more."""
+        if self._plane is not None:
+            self._plane.close()
+        self._plane, self._filter = None, None
+        self._tables.forget_all()
+        self._outlook.close()
 
-    def _opened(self, book: Book) -> Dataplane:
+    def _opened(self) -> Dataplane:
         if self._plane is None:
             self._plane = Dataplane.pinned(self._directory)
         return self._plane
@@ -190,25 +171,6 @@ class Xdp:
             slots=self._slots,
         )
 
-    def _adopt_wish(self, book: Book) -> None:
-        if self._wish is not None:
-            book.wish = self._wish
-
-    def _carry(self, book: Book, after: Table) -> None:
-        self._adopt_wish(book)
-        rest = book.wish.idle + _REST
-        numbers = {carried.id for carried in book.services.values()}
-        known = {server.address for _, server, _ in book.members()}
-        changed, left = book.follow(after, now=time.monotonic(), servers=self._sizes.servers, rest=rest)
-        new = {server.address for _, server, _ in book.members()} - known
-        if not self._write(book, changed=changed, left=left, new=new):
-            where = ", ".join(book.wish.interfaces) or "no interface with an address"
-            raise Unsupported(f"nowhere to attach the eBPF program: {where}", hint="see [engine] interfaces")
-        for number in numbers - {carried.id for carried in book.services.values()}:
-            self._opened(book).remove_table(number)
-            self._transitions.pop(number, None)
-            self._assignments.pop(number, None)
-
     def _clear(self) -> None:
         """Nothing of it is left in the kernel."""
         for attached in self._attachments.read():
@@ -216,30 +178,65 @@ class Xdp:
         self.close()
         pins.remove(self._directory)
 
-    def _write(
-        self, book: Book, *, changed: Collection[Endpoint], left: Sequence[Member], new: Collection[IPAddress]
-    ) -> bool:
+    # --- writing
+
+    def _carry(self, book: Book, parts: Mapping[Endpoint, Table]) -> None:
+        rest = book.wish.idle + _REST
+        numbers = {carried.id for carried in book.services.values()}
+        known = {server.address for _, server, _ in book.members()}
+        self._books.doubt()
+        change = book.follow(parts, now=time.monotonic(), servers=self._sizes.servers, rest=rest)
+        if not book.services:
+            self._clear()
+            return
+        new = {server.address for _, server, _ in book.members()} - known if change.reshaped else ()
+        if not self._write(book, change, new=new):
+            where = ", ".join(book.wish.interfaces) or "no interface with an address"
+            raise Unsupported(f"nowhere to attach the eBPF program: {where}", hint="see [engine] interfaces")
+        for number in numbers - {carried.id for carried in book.services.values()}:
+            self._opened().remove_table(number)
+            self._tables.forget(number)
+
+    def _write(self, book: Book, change: Change, *, new: Collection[IPAddress]) -> bool:
         """Whether the program hangs anywhere then."""
-        dead = [member.id for member in left]
+        dead = [member.id for member in change.left]
+        told = self._wish is not None and book.wish != self._wish
+        if self._wish is not None:
+            book.wish = self._wish
+        # Weights need nothing of the network, which takes a while to look at.
         at_once = bool(book.fingerprint) and not new
         if at_once:
-            # Weights need nothing of the network, which takes a while to look at.
-            self._move(book, self._opened(book), changed, dead)
+            plane = self._opened()
+            self._tables.move(book, plane, change.services, dead)
+            for key in () if change.reshaped else change.services:
+                for member in book.services[key].members.values():
+                    flag(plane, member)
+        hangs = True
+        if change.reshaped or told or not book.fingerprint or not self._outlook.holds():
+            hangs = self._surround(book, change, new=new, moved=at_once)
+        self._tables.settle(book, self._opened())
+        self._books.keep(book)
+        return hangs
+
+    def _surround(self, book: Book, change: Change, *, new: Collection[IPAddress], moved: bool) -> bool:
+        """The program at the interfaces, and everything it needs of the network; whether it hangs anywhere."""
         with Rtnetlink() as netlink:
-            seen = Surroundings(netlink)
+            seen = self._outlook.look(netlink)
             seen.resolve({key.address for _, key, _ in book.members()}, await_=new)
             ends = seen.named(book.wish.interfaces) if book.wish.interfaces else seen.ends()
             native = {link.index for link in ends if one_armed(book, seen, link)}
             contents = place(book, seen, tick=TICK, native=bool(native))
         plane = self._loaded(book, native=bool(native))
-        self._fill(plane, contents)
-        if not at_once:
-            self._move(book, plane, changed, dead)
-        self._open_services(plane, contents)
-        for member in left:
-            plane.set_server(member.id, GONE)
+        fill(plane, contents)
+        if not moved:
+            self._tables.move(book, plane, change.services, [member.id for member in change.left])
+        if self._filter != contents.filter:
+            plane.set_filter(contents.filter)
+            self._filter = dict(contents.filter)
+        offer(plane, contents)
+        for member in change.left:
+            bury(plane, member)
         self._hang(plane, ends, native)
-        self._note(book)
         return bool(ends)
 
     def _hang(self, plane: Dataplane, ends: Sequence[Link], native: Collection[int]) -> None:
@@ -251,12 +248,6 @@ class Xdp:
                 self._attachments.attach(link, plane.programs, native=link.index in native)
         for interface in set(attached) - {link.index for link in ends}:
             self._attachments.detach(interface)
-
-    def _note(self, book: Book) -> None:
-        assert self._ledger is not None
-        text = to_text(book)
-        if text != self._ledger.read():
-            self._ledger.write(text)
 
     def _loaded(self, book: Book, *, native: bool) -> Dataplane:
         """The plane with the program that this version of kernlb brings. One before it hands over all it knows."""
@@ -273,7 +264,7 @@ class Xdp:
         parts = (path.read_bytes(), settings.pack(), repr(programs).encode())
         fingerprint = hashlib.sha256(b"".join(parts)).hexdigest()
         if book.fingerprint == fingerprint:
-            return self._opened(book)
+            return self._opened()
         pins.prepare(self._directory)
         reuse: dict[str, Map] = {}
         if book.fingerprint and book.abi == abi.ABI_VERSION:
@@ -283,91 +274,11 @@ class Xdp:
                 (self._directory / name).unlink(missing_ok=True)
         plane = Dataplane.load(path, settings=settings, sizes=self._sizes, programs=programs, reuse=reuse)
         plane.pin(self._directory)
-        if self._ledger is None:
-            self._ledger = pins.Ledger.create()
-            self._ledger.pin(self._directory)
         if self._plane is not None:
             self._plane.close()
         self._plane, self._filter = plane, None
         book.fingerprint, book.abi = fingerprint, abi.ABI_VERSION
         return plane
-
-    # --- maps
-
-    def _fill(self, plane: Dataplane, contents: Contents) -> None:
-        """Everything that services refer to."""
-        for number, source in contents.sources.items():
-            _put(plane.maps["sources"], abi.index(number), source.pack())
-        for interface, hop in contents.links.items():
-            _put(plane.maps["links"], abi.index(interface), hop.pack())
-        servers = plane.maps["servers"]
-        before: dict[int, abi.Server] = {}
-        for number in contents.servers:
-            packed = servers.get(abi.index(number))
-            if packed is not None and any(packed):
-                before[number] = abi.Server.unpack(packed)
-        keep_known(before, contents.servers)
-        traffic = plane.maps["traffic"]
-        for number, server in contents.servers.items():
-            had = before.get(number)
-            if had is None or had.address != server.address:
-                traffic[abi.index(number)] = bytes(traffic.value_size * traffic.values_per_key)
-            _put(servers, abi.index(number), server.pack())
-
-    def _open_services(self, plane: Dataplane, contents: Contents) -> None:
-        services = plane.maps["services"]
-        wanted = {key.pack(): service.pack() for key, service in contents.services.items()}
-        for key, value in wanted.items():
-            _put(services, key, value)
-        if self._filter != contents.filter:
-            plane.set_filter(contents.filter)
-            self._filter = dict(contents.filter)
-        for key in [key for key in services.keys() if key not in wanted]:  # noqa: SIM118
-            with suppress(KeyError):
-                del services[key]
-
-    def _move(self, book: Book, plane: Dataplane, changed: Collection[Endpoint], dead: Collection[int]) -> None:
-        """Bring the slots of services to their servers; those that nothing changed only settle."""
-        now = time.monotonic()
-        for key, carried in book.services.items():
-            fresh = not carried.changed
-            table = plane.table(carried.id, book.slots)
-            transition = self._transitions.get(carried.id)
-            if transition is None:
-                transition = _found(*table.read(), changed=carried.changed, now=now)
-            if key in changed:
-                numbers = {name_of(server): member.id for server, member in carried.members.items()}
-                known = assign(weights(carried), slots=book.slots, previous=self._assignments.get(carried.id))
-                self._assignments[carried.id] = known
-                by_owner = np.array([*(numbers[name] for name in known.names), NOBODY], dtype=np.uint16)
-                desired = by_owner[known.owner]
-                stateful = all(m.value.forwarding is Forwarding.FULLNAT for m in carried.members.values())
-                if fresh or (stateful and not transition.active):
-                    # Connections of full NAT are known one by one: there is nothing to find out.
-                    transition = Transition.settled(desired)
-                else:
-                    transition = transition.toward(desired, now=now, dead=dead)
-                carried.changed = now
-            elif transition.active:
-                transition = transition.settle(now=now, idle=book.wish.idle, used=seconds_of(table.used(), now=now))
-            else:
-                self._transitions[carried.id] = transition
-                continue
-            self._transitions[carried.id] = transition
-            table.write(*transition.words())
-
-
-def _found(current: np.ndarray, previous: np.ndarray, *, changed: float, now: float) -> Transition:
-    """A transition that another process began: each slot in it counts as having begun with the last change."""
-    tracked = previous & abi.SLOT_TRACKED != 0
-    began = np.where(tracked, min(changed, now), -np.inf)
-    before = np.where(tracked, previous & ~np.uint16(abi.SLOT_TRACKED), current).astype(np.uint16)
-    return Transition(current.copy(), before, tracked, began, began.copy())
-
-
-def _put(target: Map, key: bytes, value: bytes) -> None:
-    if target.get(key) != value:
-        target[key] = value
 
 
 def _timeouts(wish: Wish) -> tuple[int, ...]:

@@ -1,0 +1,115 @@
+"""The slots of every service in the kernel's tables, brought to its servers. What is settled is found there."""
+
+import time
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+from kernlb.engines import abi
+from kernlb.engines.carried import NOBODY, Book, Carried
+from kernlb.engines.clock import seconds_of
+from kernlb.engines.dataplane import Dataplane
+from kernlb.engines.placement import name_of, weights
+from kernlb.hashing import Assignment, assign
+from kernlb.model import Endpoint, Forwarding
+from kernlb.transition import NEVER, Transition
+
+EVERY = 1.0
+"""Seconds between looks at what time has ended."""
+_REMEMBERED = 64
+"""Assignments that are kept because the next one is made faster from them: a megabyte each."""
+
+
+class Slots:
+    def __init__(self) -> None:
+        self._under_way: dict[int, Transition] = {}
+        self._settled: set[int] = set()
+        self._assignments: dict[int, Assignment] = {}
+        self._looked = NEVER
+
+    def forget(self, number: int) -> None:
+        self._under_way.pop(number, None)
+        self._settled.discard(number)
+        self._assignments.pop(number, None)
+
+    def forget_all(self) -> None:
+        self._under_way.clear()
+        self._settled.clear()
+        self._assignments.clear()
+        self._looked = NEVER
+
+    def move(self, book: Book, plane: Dataplane, changed: Collection[Endpoint], dead: Collection[int]) -> None:
+        """Bring the slots of services that changed to their servers."""
+        now = time.monotonic()
+        for key in changed:
+            carried = book.services[key]
+            desired = self._desired(carried, book.slots)
+            transition = None if not carried.changed else self._transition(book, plane, carried, now)
+            stateful = all(m.value.forwarding is Forwarding.FULLNAT for m in carried.members.values())
+            if transition is None or (stateful and not transition.active):
+                # Connections of full NAT are known one by one: there is nothing to find out.
+                transition = Transition.settled(desired)
+            else:
+                transition = transition.toward(desired, now=now, dead=dead)
+            self._write(book, plane, carried, transition)
+            carried.moved(now, under_way=transition.active)
+
+    def settle(self, book: Book, plane: Dataplane) -> None:
+        """What time has ended."""
+        now = time.monotonic()
+        if now - self._looked < EVERY:
+            return
+        self._looked = now
+        for carried in book.services.values():
+            if carried.id in self._settled:
+                continue
+            transition = self._transition(book, plane, carried, now)
+            if transition.active:
+                used = seconds_of(plane.table(carried.id, book.slots).used(), now=now)
+                transition = transition.settle(now=now, idle=book.wish.idle, used=used)
+            self._write(book, plane, carried, transition)
+            if not transition.active:
+                carried.settled()
+
+    def under_way(self, book: Book, plane: Dataplane) -> Mapping[Endpoint, Transition]:
+        """The services of which some slots keep the connections of before."""
+        now = time.monotonic()
+        found = {}
+        for key, carried in book.services.items():
+            if carried.id not in self._settled:
+                transition = self._transition(book, plane, carried, now)
+                if transition.active:
+                    found[key] = transition
+        return found
+
+    def _desired(self, carried: Carried, slots: int) -> np.ndarray:
+        known = assign(weights(carried), slots=slots, previous=self._assignments.pop(carried.id, None))
+        self._assignments[carried.id] = known
+        while len(self._assignments) > _REMEMBERED:
+            del self._assignments[next(iter(self._assignments))]
+        numbers = {name_of(server): member.id for server, member in carried.members.items()}
+        by_owner = np.array([*(numbers[name] for name in known.names), NOBODY], dtype=np.uint16)
+        return by_owner[known.owner]
+
+    def _transition(self, book: Book, plane: Dataplane, carried: Carried, now: float) -> Transition:
+        known = self._under_way.get(carried.id)
+        if known is None:
+            known = _found(*plane.table(carried.id, book.slots).read(), changed=carried.changed, now=now)
+        return known
+
+    def _write(self, book: Book, plane: Dataplane, carried: Carried, transition: Transition) -> None:
+        plane.table(carried.id, book.slots).write(*transition.words())
+        if transition.active:
+            self._under_way[carried.id] = transition
+            self._settled.discard(carried.id)
+        else:
+            self._under_way.pop(carried.id, None)
+            self._settled.add(carried.id)
+
+
+def _found(current: np.ndarray, previous: np.ndarray, *, changed: float, now: float) -> Transition:
+    """A transition that another process began: each slot in it counts as having begun with the last change."""
+    tracked = previous & abi.SLOT_TRACKED != 0
+    began = np.where(tracked, min(changed, now), -np.inf)
+    before = np.where(tracked, previous & ~np.uint16(abi.SLOT_TRACKED), current).astype(np.uint16)
+    return Transition(current.copy(), before, tracked, began, began.copy())
