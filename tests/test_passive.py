@@ -8,9 +8,11 @@ from ipaddress import ip_address
 
 import pytest
 
-from kernlb import passive
 from kernlb.model import Endpoint, EngineName, Protocol, ServerKey
-from kernlb.passive import Passive, Sighting, Suspicion
+from kernlb.passive import Passive, packets
+from kernlb.passive.half_open import half_open
+from kernlb.passive.packets import Kind, Sighting
+from kernlb.passive.suspicion import ANSWERED, PAUSE, REMEMBERED, TOO_LONG, WEAK_PAUSE, Suspicion
 from tests.system.network import inside, ip, namespaces, run
 
 SERVICE = Endpoint(EngineName.IPVS, Protocol.TCP, ip_address("192.0.2.1"), 80)
@@ -28,12 +30,20 @@ def aimed(*keys: ServerKey) -> Suspicion:
     return suspicion
 
 
-def refused(source=SERVER) -> Sighting:
-    return Sighting(True, source, CLIENT, 0)
+def refused(source=SERVER, target=CLIENT) -> Sighting:
+    return Sighting(Kind.REFUSAL, source, target, 0)
+
+
+def reset() -> Sighting:
+    return Sighting(Kind.RESET, SERVER, CLIENT, 99)
 
 
 def syn(sequence: int = 7, port: int = 40000) -> Sighting:
-    return Sighting(False, (CLIENT[0], port), SERVER, sequence)
+    return Sighting(Kind.SYN, (CLIENT[0], port), SERVER, sequence)
+
+
+def answer(port: int = 40000) -> Sighting:
+    return Sighting(Kind.ANSWER, SERVER, (CLIENT[0], port), 1)
 
 
 def test_a_refused_connection_makes_its_server_suspect_and_no_other() -> None:
@@ -52,19 +62,74 @@ def test_the_same_syn_again_is_a_sign_and_another_is_none() -> None:
     assert suspicion.see(syn(), 0.0) == []
     assert suspicion.see(syn(8), 0.5) == []
     assert suspicion.see(syn(7, 40001), 0.5) == []
-    assert suspicion.see(syn(), 1.0) == [ONE]
+    assert suspicion.see(syn(8), 1.5) == [ONE]
 
 
-def test_a_server_is_suspected_once_a_second_at_most() -> None:
+def test_a_syn_that_is_not_answered_in_time_is_a_sign_once() -> None:
     suspicion = aimed(key("10.0.0.1"))
-    assert [suspicion.see(refused(), t / 10) for t in range(21)].count([ONE]) == 3
+    suspicion.see(syn(), 0.0)
+    assert suspicion.next == ANSWERED
+    assert suspicion.overdue(ANSWERED - 0.01) == []
+    assert suspicion.overdue(ANSWERED) == [ONE]
+    assert suspicion.overdue(60.0) == []
+    assert suspicion.next is None
+
+
+def test_a_syn_that_is_answered_in_time_is_no_sign() -> None:
+    suspicion = aimed(key("10.0.0.1"))
+    suspicion.see(syn(), 0.0)
+    suspicion.see(answer(), 0.2)
+    assert suspicion.overdue(60.0) == []
+
+
+def test_a_server_that_always_takes_its_time_is_given_more() -> None:
+    suspicion = aimed(key("10.0.0.1"))
+    usual = 2 * ANSWERED
+    for number in range(20):
+        suspicion.see(syn(number, 40000 + number), float(number))
+        suspicion.see(answer(40000 + number), number + usual)
+    suspicion.overdue(99.0)
+    suspicion.see(syn(7), 100.0)
+    assert suspicion.overdue(100 + TOO_LONG * usual - 0.01) == []
+    assert suspicion.overdue(100 + TOO_LONG * usual + 0.01) == [ONE]
+
+
+def test_resets_of_established_connections_are_a_weak_sign() -> None:
+    suspicion = aimed(key("10.0.0.1"))
+    assert [suspicion.see(reset(), t / 10) for t in range(50)].count([ONE]) == 1 + int(4.9 / WEAK_PAUSE)
+    assert suspicion.see(refused(), 5.0) == [ONE]
+
+
+def test_a_server_is_suspected_once_in_a_while_at_most() -> None:
+    suspicion = aimed(key("10.0.0.1"))
+    told = [suspicion.see(refused(), t * PAUSE / 10) for t in range(21)].count([ONE])
+    assert told == 3
 
 
 def test_memory_of_syns_is_bounded() -> None:
     suspicion = aimed(key("10.0.0.1"))
-    for number in range(3 * passive.REMEMBERED):
-        suspicion.see(syn(number), 0.0)
-    assert len(suspicion._seen) == passive.REMEMBERED
+    for number in range(5 * REMEMBERED):
+        suspicion.see(syn(number, number), 0.0)
+    assert len(suspicion._open) == REMEMBERED
+    assert len(suspicion._due) <= 2 * REMEMBERED
+
+
+TABLE = b"""\
+Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State       Expires PEName PEData
+TCP C000020A 9C40 C0000201 0050 0A000001 0050 SYN_RECV         59
+TCP C000020A 9C41 C0000201 0050 0A000002 0050 ESTABLISHED     899
+UDP C000020A 9C41 C0000201 0035 0A000002 0035 UDP             299
+TCP [fd00:0001:0000:0000:0000:0000:0000:0010] 9C42 [fd00:0001:0000:0000:0000:0000:0000:0001] 0050 \
+[fd00:0002:0000:0000:0000:0000:0000:0001] 0050 SYN_RECV         59
+"""
+
+
+def test_the_half_open_connections_of_ipvs_are_those_in_syn_recv() -> None:
+    found = [(client.split()[1], server, port) for client, server, port in half_open(TABLE.replace(b"\\\n", b""))]
+    assert found == [
+        (b"9C40", b"0A000001", b"0050"),
+        (b"9C42", b"[fd00:0002:0000:0000:0000:0000:0000:0001]", b"0050"),
+    ]
 
 
 @pytest.fixture
@@ -113,7 +178,7 @@ def attempt(director: str, address: str, port: int) -> Callable[[], None]:
 @pytest.mark.netns
 @pytest.mark.nftables
 @pytest.mark.parametrize("address", ["10.77.0.1", "fd77::1"])
-@pytest.mark.parametrize(("port", "seconds"), [(81, 1.0), (82, 5.0)])
+@pytest.mark.parametrize(("port", "seconds"), [(81, 1.0), (82, 0.9)])
 def test_refused_and_dropped_connections_are_seen_on_the_wire(wire, address: str, port: int, seconds: float) -> None:
     director, _ = wire
     keys = {ONE: [key(address, port)]}
@@ -131,17 +196,18 @@ def test_ordinary_traffic_is_no_sign(wire) -> None:
         with listening:
             for _ in range(20):
                 attempt(director, "10.77.0.1", 80)()
+                listening.accept()[0].close()
 
     found, watching = asyncio.run(suspects(director, act, {ONE: [key("10.77.0.1")]}, seconds=0.3))
     assert found == []
-    assert watching._count <= 21
+    assert watching._count <= 2 * 20 + 1
 
 
 def test_where_packet_sockets_are_forbidden_it_says_so_and_sees_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(passive, "_attach", forbidden)
+    monkeypatch.setattr(packets, "attach", forbidden)
 
     async def scene() -> Passive:
         return Passive(lambda name: None)

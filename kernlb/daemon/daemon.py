@@ -21,7 +21,7 @@ from kernlb.daemon.setbacks import Setbacks
 from kernlb.daemon.track import Track
 from kernlb.daemon.view import View
 from kernlb.daemon.waiters import Waiters
-from kernlb.daemon.watched import watched
+from kernlb.daemon.watched import bypassing, watched
 from kernlb.daemon.writer import Record, Work, Writer
 from kernlb.desired import Meaning
 from kernlb.errors import KernelError, KernlbError
@@ -382,7 +382,8 @@ class Daemon:
         if self._passive is not None and self._aimed is not self.view.keys:
             self._aimed = self.view.keys
             checked = self.checker.states()
-            self._passive.aim({n: keys for n, keys in self.view.keys.items() if n in checked})
+            aimed = {name: keys for name, keys in self.view.keys.items() if name in checked}
+            self._passive.aim(aimed, bypassing=bypassing(self.source.config, aimed))
 
     def _tell(self) -> None:
         self._told.set()

@@ -1,10 +1,11 @@
-"""Whom the checker is to check: every server with a check, under its configured names."""
+"""Whom the checker is to check, and whose answers bypass this host."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kernlb.checker import Watched
 from kernlb.config.values import Config, Policy
+from kernlb.model import EngineName, Forwarding, ServerKey
 from kernlb.pool import ServerName
 from kernlb.ratings import all_servers
 from kernlb.vip_checks import ways
@@ -28,6 +29,16 @@ def watched(config: Config) -> Iterable[Watched[ServerName]]:
                     checks=checks,
                     timed=timed and not server.backup,
                 )
+
+
+def bypassing(config: Config, servers: Mapping[ServerName, Sequence[ServerKey]]) -> bool:
+    """Whether IPVS forwards to any of these in a way that it does not see the answers."""
+    return any(
+        server.forwarding in (Forwarding.DIRECT, Forwarding.TUNNEL)
+        and any(key.service.engine is EngineName.IPVS for key in servers.get((service.name, server.name), ()))
+        for service in config.services
+        for server in all_servers(service)
+    )
 
 
 def _port_of(binds: Iterable[Any]) -> int:
