@@ -19,6 +19,9 @@ NOBODY = -1
 # A winner's score is hardly ever (e^-14) beyond this many times the expected best one: scores past it are not computed.
 _PLAUSIBLE = 14.0
 
+# From so many servers of one weight on, comparing all their numbers costs less than the scores of a few.
+_MANY = 4
+
 _MIX_1 = 0x9E3779B97F4A7C15
 _MIX_2 = 0xD6E8FEB86659FD93
 _MASK = (1 << 64) - 1
@@ -147,10 +150,17 @@ def _favourites(
             offering -= kept
     # What a server left behind is for all the others, not only for those that are new.
     left = favourite == NOBODY if len(offering) < len(names) else np.zeros(slots, dtype=np.bool_)
+    alike: dict[int, list[int]] = {}
+    for index, weight in enumerate(weights):
+        if names[index] in offering:
+            alike.setdefault(weight, []).append(index)
     total = sum(weights)
-    for index, name in enumerate(names):
-        if name in offering:
-            _offer(favourite, score, everything, name, weights[index], index, total)
+    for weight, members in alike.items():
+        if len(members) >= _MANY:
+            _offer_together(favourite, score, everything, names, weight, members)
+        else:
+            for index in members:
+                _offer(favourite, score, everything, names[index], weight, index, total)
     (empty,) = np.nonzero(left | (favourite == NOBODY))
     if len(empty):
         choices = _matrix(empty.astype(np.uint32), names, weights)
@@ -171,10 +181,40 @@ def _offer(
     numbers = _numbers(everything, name)
     least = np.uint32(np.exp(-_PLAUSIBLE * weight / total) * 2.0**32)
     (plausible,) = np.nonzero(numbers >= least)
-    offered = _scores(numbers[plausible], weight)
-    better = offered < score[plausible]
-    taken = plausible[better]
-    favourite[taken] = index
+    _take(favourite, score, plausible, _scores(numbers[plausible], weight), np.int32(index))
+
+
+def _offer_together(
+    favourite: NDArray[np.int32],
+    score: NDArray[np.float64],
+    everything: NDArray[np.uint32],
+    names: tuple[str, ...],
+    weight: int,
+    members: list[int],
+) -> None:
+    """Among servers of one weight the number itself decides: one score a slot is computed, not one a server."""
+    best = _numbers(everything, names[members[0]])
+    who = np.full(len(best), members[0], dtype=np.int32)
+    for index in members[1:]:
+        numbers = _numbers(everything, names[index])
+        better = numbers > best
+        np.copyto(best, numbers, where=better)
+        np.copyto(who, np.int32(index), where=better)
+    _take(favourite, score, np.arange(len(best)), _scores(best, weight), who)
+
+
+def _take(
+    favourite: NDArray[np.int32],
+    score: NDArray[np.float64],
+    slots: NDArray[np.intp],
+    offered: NDArray[np.float64],
+    who: NDArray[np.int32] | np.int32,
+) -> None:
+    """Less is better; where two scores are the same, the earlier name, whoever asked first."""
+    known = score[slots]
+    better = (offered < known) | ((offered == known) & (who < favourite[slots]))
+    taken = slots[better]
+    favourite[taken] = who if isinstance(who, np.int32) else who[better]
     score[taken] = offered[better]
 
 
@@ -206,7 +246,7 @@ def _hold_to_shares(
     ends = np.cumsum(counts)
     # Past its share a server gives away the slots it wanted least.
     given = [
-        held[np.argsort(score[held], kind="stable")[shares[index] :]]
+        held[np.argpartition(score[held], shares[index])[shares[index] :]]
         for index in np.nonzero(counts > shares)[0]
         for held in (by_owner[ends[index] - counts[index] : ends[index]],)
     ]
