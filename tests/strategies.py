@@ -36,6 +36,7 @@ from kernlb.config.values import (
     EngineChoice,
     Loader,
     MarkBind,
+    Metrics,
     OnFailure,
     Policy,
     Server,
@@ -324,4 +325,5 @@ def configs(draw: st.DrawFn) -> Config:
         max_connections=None if one_way else draw(st.none() | st.integers(1, 2**32 - 1)),
         timers=draw(st.none() | st.builds(Timers, st.integers(1, 9999), st.integers(1, 9999), st.integers(1, 2678400))),
         sync=() if tunnels_used else draw(_sync(SyncRole.MASTER)) + draw(_sync(SyncRole.BACKUP)),
+        metrics=draw(st.none() | st.builds(Metrics, address=unicast | st.just(IPv6Address("::")), port=ports)),
     )

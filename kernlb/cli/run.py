@@ -5,15 +5,18 @@ import click
 from kernlb.cli.options import Duration, consent, consent_options, file_argument
 from kernlb.cli.root import verb
 from kernlb.cli.session import Session, need_net_admin
+from kernlb.config.notation import Wrong, read_listen
+from kernlb.config.values import Metrics
 
 
-def _address(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, int] | None:
+def _listen(ctx: click.Context, param: click.Parameter, value: str | None) -> Metrics | None:
     if value is None:
         return None
-    host, _, port = value.rpartition(":")
-    if not port.isdigit() or int(port) > 65535:
-        raise click.BadParameter(f"{value!r} is no ADDRESS:PORT", ctx, param)
-    return host.strip("[]") or "0.0.0.0", int(port)
+    try:
+        address, port = read_listen(value)
+    except Wrong as wrong:
+        raise click.BadParameter(f"{wrong.message}: {wrong.hint}", ctx, param) from wrong
+    return Metrics(address=address, port=port)
 
 
 @verb("run")
@@ -28,7 +31,10 @@ def _address(ctx: click.Context, param: click.Parameter, value: str | None) -> t
 @click.option("--clear-on-exit", is_flag=True, help="Remove everything when told to end; otherwise traffic flows on.")
 @click.option("--no-passive", is_flag=True, help="Do not watch the traffic for refused and repeated connections.")
 @click.option(
-    "--metrics", metavar="ADDRESS:PORT", callback=_address, help="Serve Prometheus' metrics here (GET /metrics)."
+    "--metrics",
+    metavar="ADDRESS:PORT",
+    callback=_listen,
+    help="Serve Prometheus' metrics here, whatever the file says (GET /metrics).",
 )
 @click.option("--group", metavar="NAME", help="A group that may use the control socket beside root.")
 @consent_options
@@ -39,7 +45,7 @@ def command(
     deadline: float,
     clear_on_exit: bool,
     no_passive: bool,
-    metrics: tuple[str, int] | None,
+    metrics: Metrics | None,
     group: str | None,
     accept_loss: bool,
     adopt: bool,

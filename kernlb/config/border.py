@@ -25,6 +25,7 @@ _TABLES: dict[str, type[fields.Keys]] = {
     "addresses": keys.AddressKeys,
     "timers": keys.TimerKeys,
     "sync": keys.SyncKeys,
+    "metrics": keys.MetricsKeys,
     "master": keys.SyncDaemonKeys,
     "backup": keys.SyncDaemonKeys,
     "defaults": keys.DefaultKeys,

@@ -28,6 +28,7 @@ from kernlb.config.values import (
     Engine,
     EngineChoice,
     MarkBind,
+    Metrics,
     OnFailure,
     Server,
     Service,
@@ -74,6 +75,9 @@ def build(document: Document) -> tuple[Config, list[Finding]]:
             for role, keys in ((SyncRole.MASTER, document.sync.master), (SyncRole.BACKUP, document.sync.backup))
             if keys
         ),
+        metrics=Metrics(address=document.metrics.listen[0], port=document.metrics.listen[1])
+        if document.metrics
+        else None,
     )
     return config, list(dict.fromkeys(builder.findings))
 

@@ -18,6 +18,7 @@ from kernlb.config.notation import (
     read_bind,
     read_duration,
     read_fraction,
+    read_listen,
     read_multicast,
     read_socket,
     read_statuses,
@@ -141,6 +142,11 @@ _SOCKET: dict[str, Any] = {
     "pattern": r"^(\d{1,3}(\.\d{1,3}){3}(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?|[0-9A-Fa-f:.]+)$",
     "examples": ["10.0.0.1:80", "[2001:db8::1]:80", "10.0.0.1"],
 }
+_LISTEN: dict[str, Any] = {
+    "type": "string",
+    "pattern": r"^(\d{1,3}(\.\d{1,3}){3}|\[[0-9A-Fa-f:.]+\]):\d{1,5}$",
+    "examples": ["127.0.0.1:9100", "[::]:9100"],
+}
 _BIND: dict[str, Any] = {
     "type": "string",
     "pattern": r"^(fwmark:(0x[0-9A-Fa-f]{1,8}|\d{1,10})(/(ipv4|ipv6))?"
@@ -171,6 +177,7 @@ Address = Annotated[IPAddress, *plain(read_address, _ADDRESS)]
 Unicast = Annotated[IPAddress, *plain(read_unicast, _ADDRESS)]
 Multicast = Annotated[IPAddress, *plain(read_multicast, _ADDRESS)]
 Socket = Annotated[tuple[IPAddress, int | None], *plain(read_socket, _SOCKET)]
+Listen = Annotated[tuple[IPAddress, int], *plain(read_listen, _LISTEN)]
 BindText = Annotated[Bind | BareMark, *plain(read_bind, _BIND)]
 Statuses = Annotated[tuple[StatusRange, ...], *plain(read_statuses, _STATUSES)]
 Fraction = Annotated[float, *plain(read_fraction, _FRACTION)]

@@ -19,6 +19,7 @@ from kernlb.config.fields import (
     Interface,
     Keys,
     Line,
+    Listen,
     Multicast,
     Name,
     Port,
@@ -268,6 +269,12 @@ class SyncKeys(Keys):
     backup: SyncDaemonKeys | None = Field(default=None, description="Receives the connections of other directors.")
 
 
+class MetricsKeys(Keys):
+    """What Prometheus may scrape of the daemon."""
+
+    listen: Listen = Field(description="Where GET /metrics is answered, to whoever may reach it.")
+
+
 class Document(Keys):
     """kernlb.toml: the services of a director, and what carries them."""
 
@@ -276,5 +283,6 @@ class Document(Keys):
     addresses: AddressKeys = Field(default_factory=AddressKeys, description="VIPs and source addresses.")
     timers: TimerKeys | None = Field(default=None, description="Idle timers of IPVS.")
     sync: SyncKeys = Field(default_factory=SyncKeys, description="Connection synchronisation between directors.")
+    metrics: MetricsKeys | None = Field(default=None, description="The daemon's metrics. Default: off.")
     defaults: DefaultKeys = Field(default_factory=DefaultKeys, description="What services and servers inherit.")
     service: dict[Name, ServiceKeys] = Field(default_factory=dict, description="The services by name.")

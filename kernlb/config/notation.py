@@ -113,6 +113,17 @@ def read_socket(value: object) -> tuple[IPAddress, int | None]:
     return read_unicast(host), None if port is None else _port(value, port, lowest=0)
 
 
+def read_listen(value: object) -> tuple[IPAddress, int]:
+    """Where to listen: an address of this machine, 0.0.0.0 or [::] for all of them, and a port."""
+    if not isinstance(value, str):
+        raise Wrong(f"{shown(value)} is not an address", hint='write "127.0.0.1:9100" or "[::1]:9100"')
+    host, port = _split(value)
+    if port is None:
+        raise Wrong(f"{shown(value)} names no port", hint=f'write "{_bracketed(host)}:9100"')
+    address = read_address(host)
+    return address if address.is_unspecified else read_unicast(host), _port(value, port, lowest=1)
+
+
 def write_socket(address: IPAddress, port: int) -> str:
     """A real server; port 0 is not written."""
     if not port:

@@ -145,9 +145,17 @@ class Addresses:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """Where the daemon serves them to Prometheus; an unspecified address is every local one of its family."""
+
+    address: IPAddress
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """`max_connections` bounds all services together. `timers` are wished of the kernel; `sync` lists the
-    connection synchronisation daemons to run."""
+    connection synchronisation daemons to run. `metrics` None: nobody may scrape."""
 
     services: tuple[Service, ...] = ()
     engine: Engine = field(default_factory=Engine)
@@ -155,6 +163,7 @@ class Config:
     max_connections: int | None = None
     timers: Timers | None = None
     sync: tuple[tuple[SyncKey, SyncDaemon], ...] = ()
+    metrics: Metrics | None = None
 
 
 def chosen_engine(service: Service, config: Config, *, ipvs_available: bool) -> EngineName:

@@ -25,6 +25,9 @@ def write(config: Config) -> str:
         _block("addresses", _addresses(config.addresses)),
         _block("timers", _timers(config.timers)) if config.timers else "",
         *(_block(f"sync.{key.role}", _sync(daemon)) for key, daemon in config.sync),
+        _block("metrics", {"listen": write_socket(config.metrics.address, config.metrics.port)})
+        if config.metrics
+        else "",
         _block("defaults", defaults),
     ]
     for name, (table, servers) in services.items():

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from kernlb.config.values import Config
+from kernlb.config.values import Config, Metrics
 from kernlb.desired import Meaning
 from kernlb.kernel import Kernel
 from kernlb.ownership import Ownership
@@ -15,13 +15,13 @@ from kernlb.source import Source
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """`deadline` in seconds: how long a server that a reload takes away keeps its live connections. `group` may use
-    the control socket beside root. `metrics` is an address and a port to listen on."""
+    the control socket beside root. `metrics` is where to serve them, whatever the file says."""
 
     deadline: float = 30.0
     accept_loss: bool = False
     clear_on_exit: bool = False
     group: str | None = None
-    metrics: tuple[str, int] | None = None
+    metrics: Metrics | None = None
     passive: bool = True
 
 

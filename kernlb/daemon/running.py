@@ -2,18 +2,16 @@
 
 import asyncio
 import signal
-import socket
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 
 from kernlb.control import Control
 from kernlb.daemon.daemon import Daemon
+from kernlb.daemon.listener import Listener
 from kernlb.daemon.options import Machine, Options, Signs
 from kernlb.daemon.orders import Orders
 from kernlb.daemon.track import Track
-from kernlb.errors import KernlbError, Unsupported
-from kernlb.http_server import HttpServer, Request, Response, document
+from kernlb.errors import KernlbError
 from kernlb.journal import Journal
 from kernlb.places import Places
 from kernlb.reconciler import Reconciler
@@ -43,6 +41,7 @@ async def _run(
         track=Track(places.track),
     )
     orders = Orders(daemon, machine=machine, journal=journal, notifier=notifier, accept_loss=options.accept_loss)
+    listener = Listener(orders.metrics, told=options.metrics)
     control = Control(orders, places.control, group=options.group)
     async with AsyncExitStack() as stack:
         stack.callback(notifier.close)
@@ -55,8 +54,10 @@ async def _run(
         try:
             await control.open()
             stack.push_async_callback(control.close)
-            if options.metrics is not None:
-                stack.push_async_callback(await _metrics(orders, *options.metrics))
+            await listener.move(source.config.metrics)
+            stack.push_async_callback(listener.close)
+            following = asyncio.create_task(listener.follow(daemon, journal), name="metrics")
+            stack.callback(following.cancel)
         except BaseException:
             daemon.stop()
             await daemon.run()
@@ -77,26 +78,3 @@ def _reload(orders: Orders, reloads: set[asyncio.Task[None]]) -> None:
 async def _reloaded(orders: Orders) -> None:
     with suppress(KernlbError):  # told in the journal
         await orders.reload()
-
-
-async def _metrics(orders: Orders, host: str, port: int) -> Callable[[], Awaitable[None]]:
-    """Serves them to whoever may reach the address; returns what ends it."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
-    except OSError as error:
-        sock.close()
-        raise Unsupported(
-            f"cannot listen on {host} port {port}: {error.strerror}", hint="another address: --metrics ADDRESS:PORT"
-        ) from error
-
-    async def answer(request: Request) -> Response:
-        if request.method == "GET" and request.path in ("/", "/metrics"):
-            return Response(200, await orders.metrics(), "text/plain; version=0.0.4; charset=utf-8")
-        return document({"error": {"kind": "request", "message": "only GET /metrics is here"}}, status=404)
-
-    server = HttpServer(answer)
-    await server.listen(sock)
-    return server.close

@@ -4,9 +4,10 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -87,6 +88,37 @@ def test_sighup_reads_the_file_again_and_keeps_the_old_one_where_it_is_wrong(
         assert world.weights() == {one.address: 1}
 
     play(scene)
+
+
+def test_metrics_are_where_the_file_in_force_says(world: World) -> None:
+    async def scene() -> None:
+        server = Server()
+        await server.live()
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        async with running(world, service(server)):
+            world.write(f'[metrics]\nlisten = "127.0.0.1:{port}"\n' + service(server))
+            os.kill(os.getpid(), signal.SIGHUP)
+            while b"kernlb_reconciled 1.0" not in (said := await scrape(port)):
+                await asyncio.sleep(0.01)
+            assert b'kernlb_server_status{server="s1",service="web",status="up"}' in said
+            world.write(service(server))
+            os.kill(os.getpid(), signal.SIGHUP)
+            while await scrape(port):
+                await asyncio.sleep(0.01)
+
+    play(scene)
+
+
+async def scrape(port: int) -> bytes:
+    """Nothing where nobody listens."""
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except ConnectionRefusedError:
+        return b""
+    with closing(writer):
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n")
+        return await reader.read()
 
 
 @pytest.mark.root
