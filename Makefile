@@ -2,7 +2,7 @@
 # `make test TESTS="tests/test_plan.py -k diff"` hands its words to pytest.
 python := .venv/bin/python
 
-.PHONY: help demo test check bench deb clean
+.PHONY: help demo test check bench deb vagrant-test clean
 
 help:
 	@echo 'make demo   a client, a director and two real servers: balanced, changed under load, cleared'
@@ -11,6 +11,7 @@ help:
 	@echo 'make check  ruff, mypy --strict and the law of the layers; needs no root'
 	@echo 'make bench  kernlb beside its peers, in one run'
 	@echo 'make deb    a Debian package in dist/'
+	@echo 'make vagrant-test  six machines by Vagrant and Ansible, proven and taken away; no KVM needed'
 	@echo 'make clean  removes what the other targets made here (not the Debian packages)'
 
 demo:
@@ -35,6 +36,10 @@ bench:
 deb:
 	@tests/setup.sh deb
 	@debian/build dist
+
+vagrant-test:
+	@tests/setup.sh vagrant
+	@$(python) -m tests.vagrant
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

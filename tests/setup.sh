@@ -1,6 +1,6 @@
 #!/bin/bash
 # Brings what a make target needs, and says so: Debian packages and Python's, the guest kernel, links to kernel headers.
-# Usage: tests/setup.sh check|demo [ipvs]|test|bench|deb. What is there is left alone; without root, what is missing is named.
+# Usage: tests/setup.sh check|demo [ipvs]|test|bench|deb|vagrant. What is there is left alone; without root, what is missing is named.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,6 +11,8 @@ demo_packages=(curl ipvsadm iproute2 iputils-ping kmod nftables)
 guest_packages=(busybox-static kmod qemu-system-common qemu-system-x86)
 test_packages=(bird2 bpftool clang conntrack ethtool frr gcc groff-base haproxy iputils-ping keepalived libbpf-dev libc6-dev llvm
 	make mmdebstrap openssl procps python3-bpfcc shellcheck tcpdump wrk)
+vagrant_packages=(dnsmasq-base e2fsprogs extlinux fdisk iptables libvirt-clients libvirt-daemon-system mmdebstrap openssh-client
+	qemu-utils slirp4netns syslinux-common vagrant vagrant-libvirt)
 
 say() { echo "setup: $*"; }
 
@@ -116,6 +118,10 @@ deb)
 	install_packages "${build_packages[@]}"
 	install_python test
 	;;
+vagrant)
+	install_packages "${build_packages[@]}" "${guest_packages[@]}" "${vagrant_packages[@]}"
+	install_python test
+	;;
 demo)
 	install_packages "${demo_packages[@]}"
 	install_python
@@ -130,7 +136,7 @@ test | bench)
 	if [ "$(id -u)" = 0 ]; then prepare_guest; else say "not root, so left out: what needs root, IPVS included"; fi
 	;;
 *)
-	echo "usage: tests/setup.sh check|demo|test|bench|deb" >&2
+	echo "usage: tests/setup.sh check|demo|test|bench|deb|vagrant" >&2
 	exit 64
 	;;
 esac
