@@ -43,6 +43,7 @@ class Feature(StrEnum):
     FRR = "frr"
     GROFF = "groff"
     MMDEBSTRAP = "mmdebstrap"
+    VAGRANT = "vagrant"
 
 
 # What a guest kernel brings where the running one has none of it.

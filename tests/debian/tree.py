@@ -18,8 +18,8 @@ from tests.vm.kernel import cache_lock
 SUITE = "bookworm"
 REPOSITORY = Path(__file__).parents[2]
 CONTROL = REPOSITORY / "debian" / "control"
-# Beside the dependencies: what a machine that boots has, what the tests look with, and what Ansible asks APT by.
-SYSTEM = ("dbus", "ifupdown", "iproute2", "procps", "python3-apt", "systemd-sysv", "udev")
+# Beside the dependencies: what a machine that boots has, what the tests look with, and what Ansible works by.
+SYSTEM = ("dbus", "ifupdown", "iproute2", "openssh-server", "procps", "python3-apt", "systemd-sysv", "udev")
 BUILD_DEADLINE = 900
 
 
