@@ -33,8 +33,8 @@ CONSOLE_TAIL = 3000
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """A command and all that its guest should be; memory in MiB, timeout in seconds, boot included. `root` is a tree
-    of this machine that becomes the guest's; with `systemd` that is the first process, and the command a service. `ssh` is
-    a port of 127.0.0.1 that leads to the guest's port 22 at 10.0.2.15 on a network of its own; 0 for no network."""
+    of this machine that becomes the guest's; with `systemd` that is the first process, and the command a service. `ssh`
+    is a port of 127.0.0.1 that leads to the guest's port 22 at 10.0.2.15 on a network of its own; 0 for no network."""
 
     command: Sequence[str]
     directory: Path
