@@ -24,6 +24,7 @@ HURRY = 0.1  # seconds between the starts of the probes of a server that somebod
 RELIEF = 0.5  # seconds at most between the probes that hints bring about while the server is well
 FIRST_ROUND = 2.0  # seconds over which first probes are spread, at most
 HEARTBEAT = 1.0  # seconds between heartbeats, at most
+UP = Outcome.UP
 GOLDEN = 0.6180339887498949  # its multiples spread evenly, however many there are
 
 K = TypeVar("K", bound=Hashable)
@@ -295,6 +296,7 @@ class Checker(Generic[K]):
 
     def _start(self, due: list[_Entry[K]], now: float) -> None:
         by_prober: dict[Prober, list[Target]] = defaultdict(list)
+        flying, lateness = self._flying, self._lateness
         for entry in due:
             if not entry.tick:
                 continue  # twice in one bucket
@@ -302,17 +304,17 @@ class Checker(Generic[K]):
             target = replace(entry.target) if entry.flying else entry.target
             entry.flying += 1
             late = now - entry.due
-            self._lateness[min(int(late * 1000), 1000)] += 1
+            lateness[int(late * 1000) if late < 1.0 else 1000] += 1
             # Keep the phase when a little late, so that rounds neither drift nor bunch.
-            entry.started = entry.due if late < entry.target.check.interval else now
-            self._flying[target] = entry, now
+            entry.started = entry.due if late < target.check.interval else now
+            flying[target] = entry, now
             by_prober[entry.prober].append(target)
-            self._started += 1
             if entry.hurried:
                 entry.hurried -= 1
                 if entry.hurried and _overlapping(target):
                     self._schedule(entry, now + HURRY)
         for prober, targets in by_prober.items():
+            self._started += len(targets)
             prober.start(targets)
 
     # --- what came of it
@@ -320,12 +322,15 @@ class Checker(Generic[K]):
     def _judge(self, verdicts: Sequence[tuple[Target, Verdict]]) -> None:
         now, wall = self._loop.time(), self._clock()
         moved: dict[K, _Server[K]] = {}
+        flying, up = self._flying, 0
         for target, verdict in verdicts:
-            entry, started = self._flying.pop(target)
+            entry, started = flying.pop(target)
             entry.flying -= 1
-            self._outcomes[verdict.outcome] += 1
-            if verdict.code is Code.INTERNAL:
-                self._internal += 1
+            if verdict.outcome is UP:
+                up += 1
+            else:
+                self._outcomes[verdict.outcome] += 1
+                self._internal += verdict.code is Code.INTERNAL
             if entry.gone:
                 continue
             health = entry.health
@@ -335,12 +340,18 @@ class Checker(Generic[K]):
             if entry.timed and verdict.seconds is not None and self._sampled is not None:
                 for key in entry.timed:
                     self._sampled(key, verdict.seconds, now)
-            # What was under way when the suspicion arose may be of the time before.
-            if not health.in_transition and entry.suspected is not None and started >= entry.suspected:
-                entry.hurried, entry.suspected = 0, None
+            interval = health.interval
+            if entry.suspected is not None:
+                # What was under way when the suspicion arose may be of the time before.
+                if not health.in_transition and started >= entry.suspected:
+                    entry.hurried, entry.suspected = 0, None
+                else:
+                    interval = min(interval, HURRY)
             if not entry.flying and not (entry.hurried and _overlapping(target)):
-                interval = health.interval if entry.suspected is None else min(health.interval, HURRY)
-                self._schedule(entry, max(now, entry.started + interval))
+                due = entry.started + interval
+                self._schedule(entry, due if due > now else now)
+        if up:
+            self._outcomes[UP] += up
         if moved:
             self._tell(moved.values())
 

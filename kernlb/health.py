@@ -14,6 +14,7 @@ from kernlb.checks.spec import Check, Start
 from kernlb.checks.verdict import Administration, Orders, Outcome, Verdict
 
 T = TypeVar("T")
+UP = Outcome.UP
 
 
 class Status(StrEnum):
@@ -52,7 +53,7 @@ _STATE = tuple(field.name for field in fields(State))
 class Health:
     """One check's machine. Feed `judge`; read `state`; ask `interval` when to probe again."""
 
-    __slots__ = ("_administration", "_check", "_streak", "_up", "response_time", "state", "verdict")
+    __slots__ = ("_administration", "_check", "_streak", "_up", "interval", "response_time", "state", "verdict")
 
     def __init__(self, check: Check, *, now: float, last: State | None = None, resume: State | None = None) -> None:
         """`last` is the state before a restart, heeded only where the check starts from it; `resume` the state that
@@ -72,6 +73,8 @@ class Health:
             self._up = False
             self._streak = check.rise - 1  # as HAProxy's init-state down: the first success brings it up
             self.state = replace(self.state, status=Status.DOWN)
+        self.interval = self._interval()
+        """Seconds from the start of the last probe to the start of the next."""
 
     def _adopt(self, last: State) -> None:
         self.state = last
@@ -92,9 +95,12 @@ class Health:
         self.verdict = verdict
         if verdict.seconds is not None:
             self.response_time = verdict.seconds
-        if not self._count(verdict.outcome) and verdict.orders is None:
-            return None
-        return self._move(verdict, now)
+        if self._up and not self._streak and verdict.outcome is UP and verdict.orders is None:
+            return None  # as nearly all of thousands a second: well, and well it was
+        counts = self._count(verdict.outcome)
+        after = self._move(verdict, now) if counts or verdict.orders is not None else None
+        self.interval = self._interval()
+        return after
 
     def _move(self, verdict: Verdict, now: float) -> State | None:
         wish = verdict.orders or Orders()
@@ -145,19 +151,13 @@ class Health:
         """The last verdicts contradict the standing, and are not yet enough to change it."""
         return self._streak > 0 and self.verdict is not None
 
-    @property
-    def interval(self) -> float:
-        """Seconds from the start of the last probe to the start of the next."""
+    def _interval(self) -> float:
         check = self._check
         if self.in_transition:
             return check.interval if check.fast_interval is None else check.fast_interval
         if self._up is False and check.down_interval is not None:
             return check.down_interval
         return check.interval
-
-    def due(self, started: float) -> float:
-        """When to start the next probe, given when the last one started."""
-        return started + self.interval
 
 
 def _kept(said: T | None, before: T | None) -> T | None:

@@ -94,7 +94,7 @@ def test_the_fast_interval_holds_in_transition_and_the_down_interval_while_down(
     options = {"interval": 2.0, "fast_interval": 0.5, "down_interval": 10.0, "rise": 2, "fall": 3}
     assert intervals("+--+---+-++", **options) == [2, 0.5, 0.5, 2, 0.5, 0.5, 10, 0.5, 10, 0.5, 2]
     assert intervals("+--", interval=2.0) == [2, 2, 2]
-    assert Health(Check(interval=3.0), now=0).due(10.0) == 13.0
+    assert Health(Check(interval=3.0), now=0).interval == 3.0
 
 
 def test_agent_orders_act_at_once_and_stay_in_force():

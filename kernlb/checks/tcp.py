@@ -8,17 +8,18 @@ import asyncio
 import ctypes
 import select
 import socket
-import sys
 from collections import deque
 from collections.abc import Sequence
 from errno import EINPROGRESS
 from functools import lru_cache
+from struct import Struct
 
 from kernlb.checks.base import LINGER_RESET, Path, Report, Target, bind_source, refused, timed_out
 from kernlb.checks.verdict import Code, Outcome, Verdict
 
 BATCHING = 0.016  # seconds between collections while verdicts keep coming
-TCP_INFO_RTT = slice(68, 72)  # tcpi_rtt of struct tcp_info, microseconds
+RTT = Struct("=68xI")  # struct tcp_info as far as tcpi_rtt, microseconds
+TCP, TCP_INFO = socket.IPPROTO_TCP, socket.TCP_INFO
 FAILED = select.EPOLLERR | select.EPOLLHUP
 WATCHED = select.EPOLLOUT | select.EPOLLET
 STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
@@ -31,6 +32,21 @@ _connect.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
 UNSPECIFIED = bytes(16)
 
 
+class _Line:
+    """A socket, and the target that it is connecting to; None while it waits for use."""
+
+    __slots__ = ("connect", "descriptor", "idle", "option", "sock", "started", "target")
+
+    def __init__(self, sock: socket.SocketType, idle: "list[_Line]") -> None:
+        self.sock = sock
+        self.descriptor = sock.fileno()
+        self.connect = sock.connect_ex
+        self.option = sock.getsockopt
+        self.idle = idle
+        self.target: Target | None = None
+        self.started = 0.0
+
+
 class TcpProber:
     """A Prober of plain connects. `descriptors` bounds the sockets open at once; what exceeds it waits its turn."""
 
@@ -39,26 +55,41 @@ class TcpProber:
         self._descriptors = descriptors
         self._loop = asyncio.get_running_loop()
         self._epoll = select.epoll()
-        self._flights: dict[int, tuple[socket.SocketType, Target, float]] = {}
-        self._queues: dict[
-            float, deque[tuple[float, int]]
-        ] = {}  # by patience, so each is in the order of its deadlines
+        self._lines: dict[int, _Line] = {}
+        self._idle: dict[Path, list[_Line]] = {}
+        self._flying = 0
+        # By patience, so that each is in the order of its deadlines: when a batch started, and its lines.
+        self._batches: dict[float, deque[tuple[float, list[_Line]]]] = {}
         self._alarms: dict[float, asyncio.TimerHandle] = {}
         self._waiting: deque[Target] = deque()
-        self._idle: dict[Path, list[socket.SocketType]] = {}
         self._collection: asyncio.TimerHandle | None = None
         self._reading = False
 
     def start(self, targets: Sequence[Target]) -> None:
-        room = self._descriptors - len(self._flights)
+        room = self._descriptors - self._flying
         if self._waiting or len(targets) > room:
             self._waiting.extend(targets)
             targets = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
         done: list[tuple[Target, Verdict]] = []
+        launched: dict[float, list[_Line]] = {}
         for target in targets:
-            verdict = self._launch(target)
-            if verdict is not None:
-                done.append((target, verdict))
+            idle = self._idle.get(target.path)
+            try:
+                line = idle.pop() if idle else self._open(target)
+            except OSError as error:
+                done.append((target, refused(error.errno or 0)))
+                continue
+            try:
+                number = line.connect(target.sockaddr)
+            except OSError as error:
+                number = error.errno or 0
+            if number == EINPROGRESS:
+                line.target = target
+                launched.setdefault(target.patience, []).append(line)
+            else:
+                done.append((target, self._landing(line, number)))
+        for patience, lines in launched.items():
+            self._launched(lines, patience)
         self._watch(busy=not self._reading)
         if done:
             self._report(done)
@@ -69,43 +100,32 @@ class TcpProber:
                 handle.cancel()
         if self._reading:
             self._loop.remove_reader(self._epoll.fileno())
-        for sock, _, _ in self._flights.values():
-            sock.close()
-        for sock in (sock for idle in self._idle.values() for sock in idle):
-            sock.close()
-        self._flights.clear()
+        for line in self._lines.values():
+            line.sock.close()
+        self._lines.clear()
         self._idle.clear()
+        self._batches.clear()
         self._waiting.clear()
+        self._flying = 0
         self._epoll.close()
 
-    def _launch(self, target: Target) -> Verdict | None:
-        """A verdict where there is one at once, else None and a flight."""
-        try:
-            idle = self._idle.get(target.path)
-            sock = idle.pop() if idle else self._socket(target)
-        except OSError as error:
-            return refused(error.errno or 0)
-        try:
-            number = sock.connect_ex(target.sockaddr)
-        except OSError as error:
-            number = error.errno or 0
-        if number != EINPROGRESS:
-            return self._landing(sock, target, number)
-        descriptor, patience, started = sock.fileno(), target.patience, self._loop.time()
-        self._flights[descriptor] = (sock, target, started)
-        queue = self._queues.get(patience)
-        if queue is None:
-            queue = self._queues[patience] = deque()
+    def _launched(self, lines: "list[_Line]", patience: float) -> None:
+        started = self._loop.time()
+        for line in lines:
+            line.started = started
+        self._flying += len(lines)
+        batches = self._batches.get(patience)
+        if batches is None:
+            batches = self._batches[patience] = deque()
             self._alarms[patience] = self._loop.call_at(started + patience, self._expire, patience)
-        queue.append((started, descriptor))
-        return None
+        batches.append((started, lines))
 
-    def _socket(self, target: Target) -> socket.SocketType:
+    def _open(self, target: Target) -> _Line:
         sock = socket.SocketType(target.family, STREAM)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
             # On a client it delays the handshake's last ACK (tcp_rcv_synsent_state_process in net/ipv4/tcp_input.c).
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
+            sock.setsockopt(TCP, socket.TCP_DEFER_ACCEPT, 1)
             for level, name, value in target.options:
                 sock.setsockopt(level, name, value)
             bind_source(sock, target, socket.SOCK_STREAM)
@@ -113,35 +133,37 @@ class TcpProber:
         except BaseException:
             sock.close()
             raise
-        return sock
+        line = _Line(sock, self._idle.setdefault(target.path, []))
+        self._lines[line.descriptor] = line
+        return line
 
-    def _landing(self, sock: socket.SocketType, target: Target, number: int) -> Verdict:
+    def _landing(self, line: _Line, number: int) -> Verdict:
         """The verdict of a finished connect; its socket is kept where it worked."""
         if number:
-            self._discard(sock)
+            self._discard(line)
             return refused(number)
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 72)
-        idle = self._idle.setdefault(target.path, [])
-        if len(idle) < IDLE and _connect(sock.fileno(), UNSPECIFIED, len(UNSPECIFIED)) == 0:
-            idle.append(sock)
+        info = line.option(TCP, TCP_INFO, RTT.size)
+        if len(line.idle) < IDLE and _connect(line.descriptor, UNSPECIFIED, len(UNSPECIFIED)) == 0:
+            line.idle.append(line)
         else:
-            self._discard(sock)
-        return _answered(int.from_bytes(info[TCP_INFO_RTT], sys.byteorder))
+            self._discard(line)
+        return _answered(RTT.unpack(info)[0])
 
-    def _discard(self, sock: socket.SocketType) -> None:
+    def _discard(self, line: _Line) -> None:
         # Closing is not enough: a child about to exec may hold a copy, whose events would meet the next socket.
-        self._epoll.unregister(sock.fileno())
-        sock.close()
+        self._epoll.unregister(line.descriptor)
+        del self._lines[line.descriptor]
+        line.sock.close()
 
     def _watch(self, *, busy: bool) -> None:
         """Look again in some milliseconds while verdicts come thick, else when the event loop sees the descriptor."""
-        idle = bool(self._flights) and not busy
+        idle = self._flying > 0 and not busy
         if idle and not self._reading:
             self._loop.add_reader(self._epoll.fileno(), self._collect)
         elif self._reading and not idle:
             self._loop.remove_reader(self._epoll.fileno())
         self._reading = idle
-        if busy and self._flights and self._collection is None:
+        if busy and self._flying and self._collection is None:
             self._collection = self._loop.call_later(BATCHING, self._collect)
 
     def _collect(self) -> None:
@@ -152,33 +174,35 @@ class TcpProber:
 
     def _landed(self) -> list[tuple[Target, Verdict]]:
         done: list[tuple[Target, Verdict]] = []
-        for descriptor, events in self._epoll.poll(0, len(self._flights) + IDLE):
-            flight = self._flights.pop(descriptor, None)
-            if flight is None:
-                continue  # an idle socket: the echo of its own reset
-            sock, target, _ = flight
-            number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if events & FAILED else 0
-            done.append((target, self._landing(sock, target, number)))
+        lines = self._lines
+        for descriptor, events in self._epoll.poll(0, self._flying + IDLE):
+            line = lines[descriptor]
+            target = line.target
+            if target is None:
+                continue  # the echo of its own reset
+            line.target = None
+            number = line.option(socket.SOL_SOCKET, socket.SO_ERROR) if events & FAILED else 0
+            done.append((target, self._landing(line, number)))
+        self._flying -= len(done)
         return done
 
     def _expire(self, patience: float) -> None:
         done = self._landed()  # what has answered by now has answered in time
-        now = self._loop.time()
-        queue, flights = self._queues[patience], self._flights
-        while queue:
-            started, descriptor = queue[0]
-            flight = flights.get(descriptor)
-            if flight is not None and flight[2] == started:
-                if started + patience > now:
-                    break
-                del flights[descriptor]
-                self._discard(flight[0])
-                done.append((flight[1], timed_out(Code.L4TOUT, patience)))
-            queue.popleft()
-        if queue:
-            self._alarms[patience] = self._loop.call_at(queue[0][0] + patience, self._expire, patience)
+        late = self._loop.time() - patience
+        batches = self._batches[patience]
+        while batches and batches[0][0] <= late:
+            started, lines = batches.popleft()
+            for line in lines:
+                target = line.target
+                if target is not None and line.started == started:
+                    line.target = None
+                    self._flying -= 1
+                    self._discard(line)
+                    done.append((target, timed_out(Code.L4TOUT, patience)))
+        if batches:
+            self._alarms[patience] = self._loop.call_at(batches[0][0] + patience, self._expire, patience)
         else:
-            del self._queues[patience], self._alarms[patience]
+            del self._batches[patience], self._alarms[patience]
         self._finish(done)
 
     def _finish(self, done: list[tuple[Target, Verdict]]) -> None:
