@@ -1,0 +1,207 @@
+"""`python -m tests.vagrant`: the whole lab of vagrant/ from nothing. Six machines start, Ansible makes two directors,
+three real servers and a client of them, again, and the second time nothing changes; the smoke play proves the lab.
+Then all of it goes away.
+
+Needs root, but neither KVM nor a box server: the box is built here, libvirt runs in namespaces of its own. Writes
+build/vagrant/: steps.xml and smoke-*.xml (JUnit), times.txt, suffered.json, and a log of each step.
+"""
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from tests.vagrant.box import box
+from tests.vagrant.lab import Lab, LabError, lab
+from tests.vagrant.steps import Step, Steps
+from tests.vm import guest
+from tests.vm.errors import GuestError
+from tests.vm.initramfs import initramfs
+from tests.vm.kernel import cache_directory, kernel
+
+REPOSITORY = Path(__file__).parents[2]
+VAGRANT = REPOSITORY / "vagrant"
+BUILD = REPOSITORY / "build" / "vagrant"
+BOX = "kernlb/bookworm"
+PROGRESS = re.compile(r"[^\n]*\r|\x1b\[[0-9;]*[A-Za-z]")
+RECAP = re.compile(r"^(\S+) +: ok=(\d+) +changed=(\d+)", re.MULTILINE)
+LAST_WORDS = 3000
+UP, CONVERGE, SMOKE = 1800, 1800, 900
+KVM_DEADLINE = 20
+
+
+class RunError(Exception):
+    """A command failed; the message ends with its last words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Commands inside a lab, each with its log in the build directory."""
+
+    lab: Lab
+    environment: Mapping[str, str]
+
+    def call(self, log: str, *command: str, timeout: float) -> str:
+        file = BUILD / f"{log}.log"
+        with file.open("wb") as output:
+            process = subprocess.Popen(
+                self.lab.inside(*command),
+                cwd=VAGRANT,
+                env=os.environ | self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+            try:
+                status = process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                status = None
+            finally:
+                process.kill()
+        said = PROGRESS.sub("", file.read_text(errors="replace"))
+        file.write_text(said)
+        if status:
+            raise RunError(f"{' '.join(command)}: exit status {status}\n{said[-LAST_WORDS:]}")
+        if status is None:
+            raise RunError(f"{' '.join(command)}: not done after {timeout:g} s\n{said[-LAST_WORDS:]}")
+        return said
+
+
+def main() -> int:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
+    if os.geteuid() != 0:
+        print("vagrant-test: needs root, for libvirt in namespaces of its own", file=sys.stderr)
+        return 1
+    shutil.rmtree(BUILD, ignore_errors=True)
+    BUILD.mkdir(parents=True)
+    steps = Steps(BUILD)
+    try:
+        with tempfile.TemporaryDirectory(prefix="kernlb-vagrant-") as work:
+            _everything(steps, Path(work))
+    except (RunError, LabError, subprocess.SubprocessError, AssertionError) as error:
+        print(f"vagrant-test: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    finally:
+        print(steps.table() if steps.done else "", end="")
+    return 0
+
+
+def _everything(steps: Steps, work: Path) -> None:
+    environment = _environment(work)
+    with steps.step("the box"):
+        file = None if "KERNLB_BOX" in os.environ else box()
+    with steps.step("the package"):
+        subprocess.run([str(REPOSITORY / "debian" / "build"), str(work)], check=True, stdout=subprocess.DEVNULL)
+        (package,) = work.glob("*.deb")
+    with steps.step("the driver") as step:
+        driver = step.figures = os.environ.get("KERNLB_LIBVIRT_DRIVER") or ("kvm" if _kvm_works() else "qemu")
+    environment |= {"KERNLB_LIBVIRT_DRIVER": driver, "KERNLB_PACKAGE": str(package)}
+    (work / "lab").mkdir()
+    with lab(work / "lab") as built:
+        run = Run(built, environment)
+        if file:
+            with steps.step("vagrant box add"):
+                _add(run, file)
+            environment["KERNLB_BOX"] = BOX
+        try:
+            with steps.step("vagrant up"):
+                run.call("up", "vagrant", "up", timeout=UP)
+            environment["KERNLB_PROVISION"] = "1"
+            with steps.step("converge") as step:
+                _converge(run, "converge", step)
+            with steps.step("converge again: nothing changes") as step:
+                changed = _converge(run, "converge-again", step)
+                if changed:
+                    raise RunError(f"the second run changed {changed}: {BUILD}/converge-again.log")
+            with steps.step("smoke") as step:
+                _smoke(run, work, step)
+        finally:
+            with steps.step("vagrant destroy"):
+                run.call("destroy", "vagrant", "destroy", "--force", timeout=UP)
+
+
+def _environment(work: Path) -> dict[str, str]:
+    """Nothing of it lies in the tree or at home, but what the cache keeps for the next run."""
+    return {
+        "HOME": str(work),
+        "ANSIBLE_HOME": str(work / "ansible"),
+        "VAGRANT_HOME": str(cache_directory() / "vagrant"),
+        "VAGRANT_DOTFILE_PATH": str(work / "machines"),
+        "VAGRANT_DEFAULT_PROVIDER": "libvirt",
+        "VAGRANT_CHECKPOINT_DISABLE": "1",
+        "KERNLB_ANSIBLE": str(_ansible()),
+        "KERNLB_PROVISION": "0",
+    }
+
+
+def _ansible() -> Path:
+    return Path(os.environ.get("KERNLB_ANSIBLE") or Path(sys.executable).with_name("ansible-playbook"))
+
+
+def _kvm_works() -> bool:
+    """Whether a guest really runs: a /dev/kvm that exists may hang its guests."""
+    if not Path("/dev/kvm").exists():
+        return False
+    chosen = kernel(guest.best_filesystem())
+    job = guest.Job(command=["true"], directory=Path("/"), timeout=KVM_DEADLINE, kvm=True)
+    try:
+        status = guest.run(job, kernel=chosen, initramfs=initramfs(chosen), stdout=io.BytesIO(), stderr=io.BytesIO())
+    except GuestError:
+        return False
+    return status == 0
+
+
+def _add(run: Run, file: Path) -> None:
+    """The cache holds one box of this name, unpacked: that of the last run, if nothing changed."""
+    added = cache_directory() / "vagrant" / "boxes" / BOX.replace("/", "-VAGRANTSLASH-") / "added"
+    if added.exists() and added.read_text() == file.name:
+        return
+    run.call("box", "vagrant", "box", "add", "--force", "--name", BOX, "--provider", "libvirt", str(file), timeout=UP)
+    added.write_text(file.name)
+
+
+def _converge(run: Run, log: str, step: Step) -> int:
+    """How many tasks changed something."""
+    said = run.call(log, "vagrant", "provision", timeout=CONVERGE)
+    changed = {host: int(count) for host, _, count in RECAP.findall(said)}
+    step.figures = "changed: " + ", ".join(f"{host} {count}" for host, count in changed.items())
+    if not changed:
+        raise RunError(f"no recap in {BUILD}/{log}.log")
+    return sum(changed.values())
+
+
+def _smoke(run: Run, work: Path, step: Step) -> None:
+    inventory = work / "machines" / "provisioners" / "ansible" / "inventory"
+    report = BUILD / "suffered.json"
+    reporting = {"ANSIBLE_CALLBACKS_ENABLED": "ansible.builtin.junit", "JUNIT_OUTPUT_DIR": str(BUILD)}
+    told = Run(run.lab, {**run.environment, **reporting})
+    play = (str(_ansible()), "--inventory", str(inventory), "--extra-vars", f"report={report}", "smoke.yml")
+    told.call("smoke", *play, timeout=SMOKE)
+    step.figures = "; ".join(
+        f"{name}: {sum(found['failed'].values())} of {found['requests']} requests lost, {found['late']} late, "
+        f"{sum(found['broken'].values())} of {found['held']} connections broken"
+        for name, found in json.loads(report.read_text()).items()
+    )
+
+
+def _leave(number: int, _frame: FrameType | None) -> NoReturn:
+    # An exception, not the default death, so that the lab is taken down.
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

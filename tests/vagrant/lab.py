@@ -1,0 +1,85 @@
+"""libvirt where there is none: a libvirtd in namespaces of its own, with user-mode NAT to the outside.
+
+What it needs lies in one directory, and whatever ends the block ends every machine in it.
+"""
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+Found = TypeVar("Found")
+
+HERE = Path(__file__).parent
+OUTSIDE = "10.200.2.0/24"
+READY = 60.0
+POLL = 0.2
+
+
+class LabError(Exception):
+    """libvirtd did not come up; says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """`process` is the first one of the namespaces."""
+
+    process: int
+
+    def inside(self, *command: str) -> Sequence[str]:
+        """The command that runs a command there, in the working directory that it is started in."""
+        return ["nsenter", "--target", str(self.process), "--mount", "--net", "--pid", "--wd=.", *command]
+
+
+@contextmanager
+def lab(directory: Path) -> Iterator[Lab]:
+    unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    with (
+        (directory / "lab.log").open("w") as log,
+        _bound([*unshare, str(HERE / "lab.sh"), str(directory)], log.fileno()) as outer,
+    ):
+        built = Lab(_until(lambda: _child(outer.pid), "no namespaces", directory))
+        nat = ["slirp4netns", "--configure", "--mtu=1500", "--disable-host-loopback", f"--cidr={OUTSIDE}"]
+        with _bound([*nat, str(built.process), "tap0"], log.fileno()):
+            _until(lambda: _answers(built), "libvirtd does not answer", directory)
+            yield built
+
+
+@contextmanager
+def _bound(command: Sequence[str], log: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that ends with this block, and with this process however that ends."""
+    process = subprocess.Popen(
+        ["setpriv", "--pdeathsig", "KILL", *command],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _child(parent: int) -> int | None:
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    # Until unshare has forked, or while its child is not yet the shell.
+    return int(children[0]) if children else None
+
+
+def _answers(built: Lab) -> bool | None:
+    ask = built.inside("virsh", "-q", "-c", "qemu:///system", "version")
+    return subprocess.run(ask, capture_output=True, timeout=READY).returncode == 0 or None
+
+
+def _until(found: Callable[[], Found | None], wrong: str, directory: Path) -> Found:
+    deadline = time.monotonic() + READY
+    while (value := found()) is None:
+        if time.monotonic() > deadline:
+            raise LabError(f"{wrong}:\n{(directory / 'lab.log').read_text()[-2000:]}")
+        time.sleep(POLL)
+    return value
