@@ -17,6 +17,7 @@ from typing import Self
 
 from kernlb.config.values import Service
 from kernlb.engines import modules, trial
+from kernlb.engines.conntrack import Conntrack
 from kernlb.engines.netlink import NetlinkSocket
 from kernlb.engines.proc import Connection, connections, digest
 from kernlb.engines.refusals import explain, told
@@ -58,6 +59,7 @@ class Ipvs:
         self._socket = NetlinkSocket()
         try:
             self._family = _family(self._socket)
+            self._conntrack = Conntrack()
         except BaseException:
             self._socket.close()
             raise
@@ -69,6 +71,7 @@ class Ipvs:
 
     def close(self) -> None:
         self._socket.close()
+        self._conntrack.close()
 
     def __enter__(self) -> Self:
         return self
@@ -114,6 +117,8 @@ class Ipvs:
                 raise told("write to IPVS", error) from error
             if refused is not None:
                 raise explain(owners[refused.index], refused.errno)
+            removed = (each.key for each in run if each.verb is Verb.REMOVE)
+            self._conntrack.forget([key for key in removed if isinstance(key, ServerKey)])
 
     def count_servers(self, service: ServiceKey) -> int:
         """Real servers of one service, 0 where there is no such service. One small dump."""
