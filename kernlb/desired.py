@@ -54,9 +54,13 @@ class Meaning:
     """What a configuration means on a machine. Made once a configuration and asked for pool after pool: it works out
     again only the services whose pool is another object than the last time."""
 
-    def __init__(self, config: Config, *, engines: Mapping[str, EngineName], ruleset: Ruleset) -> None:
-        """`engines` by service name; `ruleset` is the static part of the nftables table."""
+    def __init__(
+        self, config: Config, *, engines: Mapping[str, EngineName], ruleset: Ruleset, tracked: bool | None = None
+    ) -> None:
+        """`engines` by service name; `ruleset` is the static part of the nftables table; `tracked` whether conntrack is
+        at work without kernlb, None where it has no timeouts for the connections of checks."""
         self._config = config
+        self._tracked = tracked
         self._engines = engines
         self._ruleset = ruleset
         self._numbers = assign((service.name for service in config.services), base=config.engine.mark_base)
@@ -103,7 +107,7 @@ class Meaning:
             exempt(table, foreign)
             rest = {key: value for key, value in table.items() if service_of(key) is None}
             rest.update(vips(self._config, lost))
-            settings(rest, table, self._config, self._ruleset)
+            settings(rest, table, self._config, self._ruleset, tracked=self._tracked)
             self._rest = given, rest
         return self._rest[1]
 

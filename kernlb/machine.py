@@ -1,6 +1,6 @@
 """This machine's kernel, put together from its engines, and what a configuration means on it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -10,6 +10,7 @@ from kernlb.engines import Engine, pins
 from kernlb.engines.absent import Absent
 from kernlb.engines.admission import admit
 from kernlb.engines.carried import Wish, from_text
+from kernlb.engines.check_timeouts import ConntrackOfChecks, conntrack_at_work, supported
 from kernlb.engines.ipvs import Ipvs
 from kernlb.engines.nftables import Nftables, ruleset
 from kernlb.engines.sysctls import Sysctls
@@ -21,6 +22,7 @@ from kernlb.ownership import Ownership
 from kernlb.places import namespace_inode
 from kernlb.pool import Override, Rating, ServerName, pool
 from kernlb.reconciler import Wanted
+from kernlb.surroundings import check_timeouts
 
 
 def open_kernel(config: Config, owned: Ownership) -> Kernel:
@@ -30,6 +32,7 @@ def open_kernel(config: Config, owned: Ownership) -> Kernel:
         interfaces.add(config.addresses.interface)
     others: list[Engine] = [
         Nftables(mark_base=config.engine.mark_base),
+        ConntrackOfChecks(),
         Sysctls(tuple(key.name for key in SYSCTLS)),
     ]
     if interfaces:
@@ -118,7 +121,23 @@ def meaning(config: Config) -> Meaning:
     for service in config.services:
         if engines[service.name] is EngineName.XDP:
             admit(service)
-    return Meaning(config, engines=engines, ruleset=ruleset(mark_base=config.engine.mark_base))
+    return Meaning(
+        config,
+        engines=engines,
+        ruleset=ruleset(mark_base=config.engine.mark_base),
+        tracked=_tracked(config, engines.values()),
+    )
+
+
+def _tracked(config: Config, engines: Collection[EngineName]) -> bool | None:
+    """Whether conntrack is at work without kernlb; None where it has no timeouts for the connections of checks."""
+    if check_timeouts(config) is None:
+        return None
+    at_work = conntrack_at_work()
+    # To ask costs a program, and has conntrack at work for a moment: only where the answer may matter.
+    if not at_work and EngineName.IPVS not in engines:
+        return False
+    return at_work if supported() else None
 
 
 def listening(key: MarkKey) -> str | None:

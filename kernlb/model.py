@@ -154,6 +154,11 @@ class RulesetKey:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckTimeoutsKey:
+    """How long conntrack keeps the connections of kernlb's own checks: an nftables table of its own."""
+
+
+@dataclass(frozen=True, slots=True)
 class MarkKey:
     """Packets to `address` (a Family: any local address but loopback), protocol and ports first..last."""
 
@@ -203,6 +208,7 @@ Key = (
     | Fwmark
     | ServerKey
     | RulesetKey
+    | CheckTimeoutsKey
     | MarkKey
     | ExemptKey
     | LimitKey
@@ -291,6 +297,13 @@ class Ruleset:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckTimeouts:
+    """`syn_sent` is in seconds, for a SYN that nothing answers; a connection that has closed is forgotten at once."""
+
+    syn_sent: int
+
+
+@dataclass(frozen=True, slots=True)
 class Mark:
     mark: int
 
@@ -319,7 +332,20 @@ class Vip:
     prefix: int
 
 
-Value = Sysctl | Timers | SyncDaemon | VirtualService | RealServer | Ruleset | Mark | Exempt | Limit | SourceNat | Vip
+Value = (
+    Sysctl
+    | Timers
+    | SyncDaemon
+    | VirtualService
+    | RealServer
+    | Ruleset
+    | CheckTimeouts
+    | Mark
+    | Exempt
+    | Limit
+    | SourceNat
+    | Vip
+)
 
 Table = Mapping[Key, Value]
 

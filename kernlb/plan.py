@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from kernlb.model import (
+    CheckTimeoutsKey,
     Endpoint,
     ExemptKey,
     Fwmark,
@@ -49,6 +50,7 @@ _GROUND_UP: tuple[type, ...] = (
     SysctlKey,
     TimersKey,
     SyncKey,
+    CheckTimeoutsKey,
     # A connection whose first packet meets no source NAT never gets any: it comes before the server it is for.
     RulesetKey,
     SourceKey,

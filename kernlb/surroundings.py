@@ -4,10 +4,14 @@ All of it follows from the configuration, as if every server served: a verdict w
 """
 
 from collections.abc import Collection, Iterator
+from math import ceil
 
 from kernlb.balanced import by_service, reachable
+from kernlb.checks.spec import CommandProbe, FileProbe, PingProbe, Probe, UdpProbe
 from kernlb.config.values import AddressBind, Config, Service
 from kernlb.model import (
+    CheckTimeouts,
+    CheckTimeoutsKey,
     Endpoint,
     EngineName,
     Exempt,
@@ -38,6 +42,9 @@ from kernlb.model import (
 )
 from kernlb.ratings import all_servers
 from kernlb.vip_checks import ACCEPT_LOCAL
+
+TRACELESS: tuple[type[Probe], ...] = (PingProbe, UdpProbe, CommandProbe, FileProbe)
+"""Probes that open no TCP connection of kernlb's own."""
 
 CONNTRACK = SysctlKey("net.ipv4.vs.conntrack")
 EXPIRE_NODEST = SysctlKey("net.ipv4.vs.expire_nodest_conn")
@@ -92,8 +99,17 @@ def _covers(key: MarkKey, service: Endpoint) -> bool:
     return key.protocol is service.protocol and (key.last == 0 or key.first <= service.port <= key.last)
 
 
-def settings(result: dict[Key, Value], table: Table, config: Config, ruleset: Ruleset) -> None:
-    """What the services need of the whole namespace."""
+def check_timeouts(config: Config) -> CheckTimeouts | None:
+    """What conntrack is to know of the checks' connections: an answer in time belongs to its SYN. None where nothing
+    is checked over TCP."""
+    checks = [each for service in config.services for s in all_servers(service) for each in (s.check, s.agent) if each]
+    patient = [check.patience for check in checks if not isinstance(check.probe, TRACELESS)]
+    return CheckTimeouts(ceil(max(patient))) if patient else None
+
+
+def settings(result: dict[Key, Value], table: Table, config: Config, ruleset: Ruleset, *, tracked: bool | None) -> None:
+    """What the services need of the whole namespace. `tracked`: whether conntrack is at work there without kernlb;
+    None where it cannot be told apart which connections are of checks."""
     kinds = {type(key) for key in table}
     mine = [key for key in table if isinstance(key, ServerKey) and key.service.engine is EngineName.IPVS]
     for key in mine:
@@ -111,6 +127,9 @@ def settings(result: dict[Key, Value], table: Table, config: Config, ruleset: Ru
         result[CONNTRACK] = Sysctl("1")
     if kinds & {MarkKey, SourceKey, LimitKey, ExemptKey}:
         result[RulesetKey()] = ruleset
+    timeouts = None if tracked is None else check_timeouts(config)
+    if timeouts is not None and (tracked or RulesetKey() in result):
+        result[CheckTimeoutsKey()] = timeouts
     if config.timers is not None and mine:
         result[TimersKey()] = config.timers
     for sync_key, daemon in config.sync:

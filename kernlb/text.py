@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from kernlb.desired import Name
 from kernlb.model import (
+    CheckTimeoutsKey,
     Endpoint,
     ExemptKey,
     Family,
@@ -50,6 +51,11 @@ def operation(op: Operation, names: Mapping[Key, Name]) -> str:
     return f"{line} {details}".rstrip()
 
 
+def described(key: Key, value: Value, names: Mapping[Key, Name]) -> str:
+    """What a key names and what it is configured as, in one line."""
+    return f"{thing(key, names)} {' '.join(_details(value))}".rstrip()
+
+
 def thing(key: Key, names: Mapping[Key, Name] | None = None) -> str:
     """What a key names, with the configured name where there is one."""
     name = (names or {}).get(key)
@@ -72,6 +78,8 @@ def _thing(key: Key) -> str:
             return f"sync daemon {role}"
         case RulesetKey():
             return "nftables table inet kernlb"
+        case CheckTimeoutsKey():
+            return "conntrack timeouts of checks"
         case MarkKey(address=address, protocol=protocol, first=first, last=last):
             ports = f"{first}" if first == last else f"{first}-{last}"
             return f"mark for {protocol} {socket_address(address, ports)}"

@@ -4,14 +4,14 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from kernlb.engines import Engine, Tending
+from kernlb.engines import Engine, Tending, check_timeouts
 from kernlb.engines.absent import Absent
 from kernlb.engines.ipvs import Ipvs
 from kernlb.engines.nft.static import TABLE
 from kernlb.engines.remembered import Remembered, RememberedIpvs
 from kernlb.engines.rtnetlink import GROUPS
 from kernlb.kernel import Kernel
-from kernlb.model import RulesetKey, Table, VipKey
+from kernlb.model import CheckTimeoutsKey, RulesetKey, Table, VipKey
 
 _NETLINK_ROUTE, _NETLINK_NETFILTER = 0, 12
 _GROUPS_ADDRESSES = 0x1 | 0x10 | 0x100  # RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR of linux/rtnetlink.h
@@ -53,7 +53,7 @@ class Watch:
         for index, (engine, before) in enumerate(self._rest):
             now = engine.read()
             self._rest[index] = (engine, now)
-            found = found or (before is not None and now != before)
+            found = found or (before is not None and now is not before and now != before)
         return found
 
     def spoil(self) -> None:
@@ -92,6 +92,8 @@ class Watch:
         if RulesetKey in engine.handles:
             # Of every message that speaks of a table the first attribute is its name: those of others say nothing.
             sock, word = _listening(_NETLINK_NETFILTER, _GROUP_NFTABLES), f"{TABLE}\0".encode()
+        elif CheckTimeoutsKey in engine.handles:
+            sock, word = _listening(_NETLINK_NETFILTER, _GROUP_NFTABLES), f"{check_timeouts.TABLE}\0".encode()
         elif VipKey in engine.handles:
             sock = _listening(_NETLINK_ROUTE, _GROUPS_ADDRESSES)
         if sock is not None:

@@ -5,6 +5,8 @@ from ipaddress import IPv4Address, IPv6Address
 from hypothesis import strategies as st
 
 from kernlb.model import (
+    CheckTimeouts,
+    CheckTimeoutsKey,
     Endpoint,
     EngineName,
     Exempt,
@@ -70,6 +72,7 @@ loose: st.SearchStrategy[tuple[Key, Value]] = st.one_of(
     ),
     st.tuples(st.just(TimersKey()), st.builds(Timers, st.integers(1, 900), st.just(120), st.just(300))),
     st.tuples(st.just(RulesetKey()), st.builds(Ruleset, st.sampled_from(["a", "b"]))),
+    st.tuples(st.just(CheckTimeoutsKey()), st.builds(CheckTimeouts, st.integers(0, 9))),
     st.tuples(st.builds(MarkKey, addresses | st.sampled_from(Family), protocols, ports, ports), st.builds(Mark, marks)),
     st.tuples(st.builds(ExemptKey, addresses, protocols, ports), st.just(Exempt())),
     st.tuples(st.builds(LimitKey, st.none() | marks), st.builds(Limit, st.integers(1, 9))),

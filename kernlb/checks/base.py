@@ -8,9 +8,10 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
-from kernlb.checks.spec import Address, Check
+from kernlb.checks.spec import PRIORITY, Address, Check
 from kernlb.checks.verdict import Code, Outcome, Verdict
 
 # The director's own shortages say nothing about the server.
@@ -93,11 +94,24 @@ class Prober(Protocol):
 def _path_options(check: Check) -> SocketOptions:
     """Socket options (level, name, value) that put a probe on its check's path."""
     options: list[SocketOption] = []
+    if _may_have_priority():
+        options.append((socket.SOL_SOCKET, socket.SO_PRIORITY, PRIORITY))
     if check.mark is not None:
         options.append((socket.SOL_SOCKET, socket.SO_MARK, check.mark))
     if check.interface is not None:
         options.append((socket.SOL_SOCKET, socket.SO_BINDTODEVICE, check.interface.encode()))
     return tuple(options)
+
+
+@cache
+def _may_have_priority() -> bool:
+    """Only CAP_NET_ADMIN may; without it conntrack cannot tell probes from what else leaves this host."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asked:
+        try:
+            asked.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, PRIORITY)
+        except OSError:
+            return False
+    return True
 
 
 def opened(target: Target, kind: socket.SocketKind, protocol: int = 0) -> socket.socket:

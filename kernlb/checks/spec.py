@@ -9,6 +9,9 @@ from ipaddress import IPv4Address, IPv6Address
 
 Address = IPv4Address | IPv6Address
 
+PRIORITY = 0x4B4C0000
+"""SO_PRIORITY of probes, by which conntrack's rules know them: a traffic class that no queue has."""
+
 
 class CheckKind(StrEnum):
     """The names that a configuration uses; https is http with `tls`."""

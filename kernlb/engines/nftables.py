@@ -22,7 +22,7 @@ from kernlb.model import Counters, ExemptKey, Key, LimitKey, MarkKey, RulesetKey
 from kernlb.plan import Operation
 from kernlb.text import thing
 
-__all__ = ["Nftables", "Tallies", "ruleset"]
+__all__ = ["Nftables", "Tallies", "nft", "refusal", "ruleset"]
 
 # The first use may load a dozen modules, each from a slow disk.
 _SECONDS = 240.0
@@ -77,7 +77,7 @@ class Nftables:
         # A plan that was made from the last read is written against the same.
         listing, self._seen = self._seen or self._listing(), None
         written = script(operations, listing, static=self._static, mark_base=self._mark_base)
-        done = _nft("-f", "-", text=str(written))
+        done = nft("-f", "-", text=str(written))
         if done.returncode:
             raise refusal(done.stderr, written)
 
@@ -91,7 +91,7 @@ class Nftables:
         return Tallies(listing.foreign_marks, refused)
 
     def _listing(self) -> Listing:
-        done = _nft("-j", "-n", "list", "table", "inet", TABLE)
+        done = nft("-j", "-n", "list", "table", "inet", TABLE)
         if done.returncode == 0:
             return parse(json.loads(done.stdout), wanted=self._static, mark_base=self._mark_base)
         if os.strerror(errno.ENOENT) in done.stderr:
@@ -99,7 +99,8 @@ class Nftables:
         raise refusal(done.stderr, None)
 
 
-def _nft(*arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
+def nft(*arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
+    """What the program says. Raises Unsupported where there is none."""
     program = shutil.which("nft", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     if program is None:
         raise Unsupported("there is no program nft", hint="install the package nftables (Debian: apt install nftables)")
@@ -117,7 +118,7 @@ def _nft(*arguments: str, text: str | None = None) -> subprocess.CompletedProces
         raise KernelError(f"nft did not answer within {_SECONDS:g} s", errno=errno.ETIMEDOUT) from error
 
 
-def refusal(stderr: str, written: Script | None) -> KernlbError:
+def refusal(stderr: str, written: Script | None, *, table: str = TABLE) -> KernlbError:
     """The error for what nft printed."""
     if "Unable to initialize Netlink socket" in stderr or "cache initialization failed: Protocol" in stderr:
         return Unsupported(
@@ -138,7 +139,7 @@ def refusal(stderr: str, written: Script | None) -> KernlbError:
     line, owner = "", None
     if place and written and int(place[1]) <= len(written.lines):
         line, owner = written.lines[int(place[1]) - 1].strip(), written.owners[int(place[1]) - 1]
-    where = thing(owner.key) if owner else f"table inet {TABLE}"
+    where = thing(owner.key) if owner else f"table inet {table}"
     option = next((option for text, option in _OPTIONS if text in line), None)
     if number in _ABSENT and option and not line.startswith("delete"):
         return Unsupported(
