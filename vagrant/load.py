@@ -10,6 +10,7 @@ Clients print JSON, by service.
 
 import asyncio
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -74,6 +75,7 @@ def _endured(address: str, port: int, seconds: float, rate: float, held: int) ->
     asking = Thread(target=ask_steadily, args=(answer, end, address, port, rate, PATIENCE))
     asking.start()
     broken = asyncio.run(_hold(address, port, held, began + seconds))
+    time.sleep(max(0.0, began + seconds - time.monotonic()))
     stop.send(None)
     samples: list[Sample] = result.recv()
     asking.join()
@@ -110,7 +112,8 @@ async def _held(address: str, port: int, offset: float, until: float) -> str | N
     except TimeoutError:
         return "timed out"
     except (OSError, asyncio.IncompleteReadError) as error:
-        return getattr(error, "strerror", None) or "closed by the server"
+        number = getattr(error, "errno", None)
+        return os.strerror(number) if number else "closed by the server"
     finally:
         if writer:
             writer.close()
