@@ -4,9 +4,9 @@ Knows the routes and what a request must hold; what is done is the daemon's.
 
     GET  /status            what `kernlb status --json` prints; ?watch=1: one document a line, at every change
     GET  /metrics           Prometheus' text format
-    POST /drain             {"service", "server", "deadline": seconds}
-    POST /resume /disable /enable                {"service", "server"}
-    POST /weight            {"service", "server", "weight": units or null}
+    POST /drain             {"service", "server", "deadline": seconds, "check"}
+    POST /resume /disable /enable                {"service", "server", "check"}
+    POST /weight            {"service", "server", "weight": units or null, "check"}
     POST /reload            the daemon's own file again
     POST /apply             {"file", "format", "content", "temporary"}
 """
@@ -38,13 +38,15 @@ class Controlled(Protocol):
 
     async def metrics(self) -> bytes: ...
 
-    async def drain(self, service: str, server: str, *, deadline: float) -> dict[str, Any]: ...
+    async def drain(self, service: str, server: str, *, deadline: float, check: bool) -> dict[str, Any]:
+        """`check`, as in all orders: say what would be, order nothing."""
+        ...
 
-    async def resume(self, service: str, server: str) -> dict[str, Any]: ...
+    async def resume(self, service: str, server: str, *, check: bool) -> dict[str, Any]: ...
 
-    async def disable(self, service: str, server: str) -> dict[str, Any]: ...
+    async def disable(self, service: str, server: str, *, check: bool) -> dict[str, Any]: ...
 
-    async def weigh(self, service: str, server: str, *, weight: int | None) -> dict[str, Any]: ...
+    async def weigh(self, service: str, server: str, *, weight: int | None, check: bool) -> dict[str, Any]: ...
 
     async def reload(self) -> dict[str, Any]: ...
 
@@ -116,14 +118,16 @@ class Control:
             case "POST", "/drain":
                 body = _Body(request)
                 deadline = body.number("deadline")
-                return document(await daemon.drain(*body.server(), deadline=deadline))
+                return document(await daemon.drain(*body.server(), deadline=deadline, check=body.has("check")))
             case "POST", "/resume" | "/enable":
-                return document(await daemon.resume(*_Body(request).server()))
+                body = _Body(request)
+                return document(await daemon.resume(*body.server(), check=body.has("check")))
             case "POST", "/disable":
-                return document(await daemon.disable(*_Body(request).server()))
+                body = _Body(request)
+                return document(await daemon.disable(*body.server(), check=body.has("check")))
             case "POST", "/weight":
                 body = _Body(request)
-                return document(await daemon.weigh(*body.server(), weight=body.weight()))
+                return document(await daemon.weigh(*body.server(), weight=body.weight(), check=body.has("check")))
             case "POST", "/reload":
                 return document(await daemon.reload())
             case "POST", "/apply":

@@ -107,6 +107,13 @@ def told(order: Override | None) -> dict[str, Any]:
     }
 
 
+def answer(before: Overrides, after: Overrides, name: ServerName) -> dict[str, Any]:
+    """What an order did, or would do, to one server. A later deadline of the same drain is no change."""
+    had, has = before.get(name, _NONE), after.get(name, _NONE)
+    changed = (had.hold, had.weight) != (has.hold, has.weight)
+    return {"service": name[0], "server": name[1], **told(has), "changed": changed, "before": told(had)}
+
+
 def of_configuration(overrides: Overrides, config: Config) -> Overrides:
     """Without the overrides of servers that are configured no more."""
     names = {(service.name, server) for service in config.services for server in _servers(service)}

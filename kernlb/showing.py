@@ -22,7 +22,7 @@ from kernlb.model import (
     services,
 )
 from kernlb.plan import Operation
-from kernlb.text import operation, socket_address, thing
+from kernlb.text import described, operation, socket_address, thing
 
 
 def services_document(
@@ -76,13 +76,16 @@ def services_document(
 def operations_document(
     operations: Iterable[Operation], names: Mapping[Key, Name], breaks: Mapping[Key, int | None]
 ) -> dict[str, Any]:
-    """What plan, apply and clear say in JSON. `breaks` counts live connections; null where the kernel cannot know."""
+    """What plan, apply and clear say in JSON. `breaks` counts live connections; null where the kernel cannot know.
+    `before` and `after` are null where the object was not, or will not be, there."""
     listed = [
         {
             "verb": str(op.verb),
             "object": thing(op.key, names),
             "text": operation(op, names),
             "breaks": breaks.get(op.key, 0),
+            "before": None if op.before is None else described(op.key, op.before, names),
+            "after": None if op.after is None else described(op.key, op.after, names),
         }
         for op in operations
     ]

@@ -52,6 +52,15 @@ def test_a_second_drain_only_moves_the_deadline() -> None:
     assert second[NAME] == Override(hold=Hold.DRAIN, since=0.0, deadline=60.0)
 
 
+def test_an_answer_says_what_an_order_changes_and_a_later_deadline_is_no_change() -> None:
+    first = operator.drain({}, NAME, now=0.0, deadline=10.0)
+    said = operator.answer({}, first, NAME)
+    assert (said["changed"], said["before"]["hold"], said["hold"]) == (True, None, "drain")
+    assert not operator.answer(first, operator.drain(first, NAME, now=5.0, deadline=60.0), NAME)["changed"]
+    assert operator.answer(first, operator.weigh(first, NAME, 3), NAME)["changed"]
+    assert operator.answer(first, operator.resume(first, NAME), NAME)["before"] == operator.told(first[NAME])
+
+
 def test_resume_undoes_drain_and_disable_and_keeps_the_ordered_weight() -> None:
     weighed = operator.weigh({}, NAME, 5)
     for held in (

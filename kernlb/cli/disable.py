@@ -8,7 +8,7 @@ from kernlb.cli.session import Session
 
 @verb("disable")
 @orders.server_arguments
-def command(session: Session, service: str, server: str) -> int:
+def command(session: Session, service: str, server: str, check: bool) -> int:
     """Give a real server no new connections until it is enabled.
 
     It stays in the kernel with weight 0 and keeps the connections it has, for as long as they last.
@@ -16,6 +16,11 @@ def command(session: Session, service: str, server: str) -> int:
     Exit status: 0, 1 error.
     """
     said = orders.give(
-        session, "disable", service, server, lambda overrides, name, now: operator.disable(overrides, name, now=now)
+        session,
+        "disable",
+        service,
+        server,
+        lambda overrides, name, now: operator.disable(overrides, name, now=now),
+        check=check,
     )
-    return orders.report(session, said, "is disabled")
+    return orders.report(session, said, "is disabled", check=check)

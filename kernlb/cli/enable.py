@@ -8,7 +8,7 @@ from kernlb.cli.session import Session
 
 @verb("enable")
 @orders.server_arguments
-def command(session: Session, service: str, server: str) -> int:
+def command(session: Session, service: str, server: str, check: bool) -> int:
     """End a disablement or a drain: the server takes connections again.
 
     The same as `kernlb resume`.
@@ -16,6 +16,11 @@ def command(session: Session, service: str, server: str) -> int:
     Exit status: 0, 1 error.
     """
     said = orders.give(
-        session, "enable", service, server, lambda overrides, name, now: operator.resume(overrides, name)
+        session,
+        "enable",
+        service,
+        server,
+        lambda overrides, name, now: operator.resume(overrides, name),
+        check=check,
     )
-    return orders.report(session, said, "takes connections, if it is up")
+    return orders.report(session, said, "takes connections, if it is up", check=check)

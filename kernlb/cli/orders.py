@@ -18,14 +18,27 @@ Order = Callable[[Any, tuple[str, str], float], Any]
 _POLL = 0.5
 
 
-def give(session: Session, verb: str, service: str, server: str, order: Order, **body: object) -> dict[str, Any]:
-    """Gives one order, and says through what it went."""
+def give(
+    session: Session, verb: str, service: str, server: str, order: Order, *, check: bool, **body: object
+) -> dict[str, Any]:
+    """Gives one order, or asks what it would change, and says through what it went."""
     try:
-        return handover.client(session).ask("POST", f"/{verb}", service=service, server=server, **body)
+        return handover.client(session).ask("POST", f"/{verb}", service=service, server=server, check=check, **body)
     except NoDaemon:
         need_net_admin(verb)
+    if check:
+        return _foresee(session, (service, server), order)
     with session.writing(verb):
         return _carry_out(session, (service, server), order)
+
+
+def _foresee(session: Session, name: tuple[str, str], order: Order) -> dict[str, Any]:
+    from kernlb import applied, operator
+    from kernlb.state import Store
+
+    operator.known(applied.recall(session.places().applied).source.config, *name)
+    before = Store(session.places().state_file).load().overrides
+    return {"through": "kernel", **operator.answer(before, order(before, name, time.time()), name)}
 
 
 def _carry_out(session: Session, name: tuple[str, str], order: Order) -> dict[str, Any]:
@@ -41,7 +54,8 @@ def _carry_out(session: Session, name: tuple[str, str], order: Order) -> dict[st
     found = applied.recall(session.places().applied)
     reconciler = session.reconciler(found.source.config, Consent(**found.consent))
     operator.known(found.source.config, *name)
-    overrides = order(reconciler.state.overrides, name, now)
+    before = reconciler.state.overrides
+    overrides = order(before, name, now)
     ratings = {each: rating(combined(states)) for each, states in standing(reconciler.state.health).items() if states}
     names = {key: each for key, each in reconciler.state.names.items() if (each.service, each.server) == name}
     if name in operator.under_way(overrides):
@@ -53,13 +67,7 @@ def _carry_out(session: Session, name: tuple[str, str], order: Order) -> dict[st
         live = None
     reconciler.note(overrides=overrides)
     reconciler.step(wanted(found.source.config, ratings=ratings, overrides=overrides), deadline=30.0, now=now)
-    return {
-        "through": "kernel",
-        "service": name[0],
-        "server": name[1],
-        **operator.told(overrides.get(name)),
-        "live": live,
-    }
+    return {"through": "kernel", **operator.answer(before, overrides, name), "live": live}
 
 
 def watch(session: Session, said: dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +82,7 @@ def watch(session: Session, said: dict[str, Any]) -> dict[str, Any]:
             counted = "" if live is None else f"{live} connection(s), "
             line.show(f"{'/'.join(name)} is draining: {counted}{left:.0f} s at most")
             time.sleep(_POLL)
-            said = _again(session, said)
+            said = _again(session, said) | {key: said[key] for key in ("changed", "before")}
     return said
 
 
@@ -95,10 +103,12 @@ def _again(session: Session, said: dict[str, Any]) -> dict[str, Any]:
     raise KernlbError(f"{'/'.join(name)} is configured no more")
 
 
-def report(session: Session, said: dict[str, Any], text: str) -> int:
+def report(session: Session, said: dict[str, Any], text: str, *, check: bool) -> int:
     said.pop("live", None)
     if session.as_json:
         output.facts(said)
+    elif check:
+        click.echo(f"{said['service']}/{said['server']}: {'would change' if said['changed'] else 'nothing to do'}")
     else:
         click.echo(f"{said['service']}/{said['server']} {text} (through the {said['through']})")
     return 0
@@ -140,5 +150,7 @@ def _names(ctx: click.Context) -> dict[str, list[str]]:
 
 
 def server_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
+    help = "Say whether the order would change anything, and order nothing."
+    function = click.option("--check", is_flag=True, help=help)(function)
     function = click.argument("server", shell_complete=complete_server)(function)
     return click.argument("service", shell_complete=complete_service)(function)

@@ -8,7 +8,7 @@ from kernlb.cli.session import Session
 
 @verb("resume")
 @orders.server_arguments
-def command(session: Session, service: str, server: str) -> int:
+def command(session: Session, service: str, server: str, check: bool) -> int:
     """End a drain or a disablement: the server takes connections again.
 
     A weight that was ordered stays. Where the server has a slow start, it starts slowly.
@@ -16,6 +16,11 @@ def command(session: Session, service: str, server: str) -> int:
     Exit status: 0, 1 error.
     """
     said = orders.give(
-        session, "resume", service, server, lambda overrides, name, now: operator.resume(overrides, name)
+        session,
+        "resume",
+        service,
+        server,
+        lambda overrides, name, now: operator.resume(overrides, name),
+        check=check,
     )
-    return orders.report(session, said, "takes connections, if it is up")
+    return orders.report(session, said, "takes connections, if it is up", check=check)

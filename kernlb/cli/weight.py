@@ -27,7 +27,7 @@ class _Weight(click.ParamType[int | None]):
 @verb("weight")
 @orders.server_arguments
 @click.argument("n", type=_Weight(), metavar="N")
-def command(session: Session, service: str, server: str, n: int | None) -> int:
+def command(session: Session, service: str, server: str, n: int | None, check: bool) -> int:
     """Give a real server another weight, in the units of the configuration.
 
     N is 0 to 65535, or the word 'configured' for what the file says. The order outlives restarts and reloads. Weight 0
@@ -36,6 +36,12 @@ def command(session: Session, service: str, server: str, n: int | None) -> int:
     Exit status: 0, 1 error.
     """
     said = orders.give(
-        session, "weight", service, server, lambda overrides, name, now: operator.weigh(overrides, name, n), weight=n
+        session,
+        "weight",
+        service,
+        server,
+        lambda overrides, name, now: operator.weigh(overrides, name, n),
+        check=check,
+        weight=n,
     )
-    return orders.report(session, said, "has its configured weight" if n is None else f"has weight {n}")
+    return orders.report(session, said, "has its configured weight" if n is None else f"has weight {n}", check=check)

@@ -75,27 +75,23 @@ class Orders:
 
     # --- what is to be
 
-    async def drain(self, service: str, server: str, *, deadline: float) -> dict[str, Any]:
-        daemon = self._daemon
-        name = self._known(service, server)
-        now = daemon.now()
-        daemon.order(operator.drain(daemon.overrides, name, now=now, deadline=now + deadline))
-        return await self._carried_out(name, "drain")
+    async def drain(self, service: str, server: str, *, deadline: float, check: bool) -> dict[str, Any]:
+        name, now = self._known(service, server), self._daemon.now()
+        ordered = operator.drain(self._daemon.overrides, name, now=now, deadline=now + deadline)
+        return await self._order("drain", name, ordered, check=check)
 
-    async def resume(self, service: str, server: str) -> dict[str, Any]:
+    async def resume(self, service: str, server: str, *, check: bool) -> dict[str, Any]:
         name = self._known(service, server)
-        self._daemon.order(operator.resume(self._daemon.overrides, name))
-        return await self._carried_out(name, "resume")
+        return await self._order("resume", name, operator.resume(self._daemon.overrides, name), check=check)
 
-    async def disable(self, service: str, server: str) -> dict[str, Any]:
+    async def disable(self, service: str, server: str, *, check: bool) -> dict[str, Any]:
         name = self._known(service, server)
-        self._daemon.order(operator.disable(self._daemon.overrides, name, now=self._daemon.now()))
-        return await self._carried_out(name, "disable")
+        ordered = operator.disable(self._daemon.overrides, name, now=self._daemon.now())
+        return await self._order("disable", name, ordered, check=check)
 
-    async def weigh(self, service: str, server: str, *, weight: int | None) -> dict[str, Any]:
+    async def weigh(self, service: str, server: str, *, weight: int | None, check: bool) -> dict[str, Any]:
         name = self._known(service, server)
-        self._daemon.order(operator.weigh(self._daemon.overrides, name, weight))
-        return await self._carried_out(name, "weight")
+        return await self._order("weight", name, operator.weigh(self._daemon.overrides, name, weight), check=check)
 
     async def reload(self) -> dict[str, Any]:
         """The daemon's own file again; a temporary one ends."""
@@ -117,11 +113,14 @@ class Orders:
     def _known(self, service: str, server: str) -> ServerName:
         return operator.known(self._daemon.assessment.config, service, server)
 
-    async def _carried_out(self, name: ServerName, verb: str) -> dict[str, Any]:
-        told = operator.told(self._daemon.overrides.get(name))
-        self._journal.say("order", level=Level.NOTICE, verb=verb, service=name[0], server=name[1], **told)
-        await self._daemon.settled(name[0])
-        return {"through": "daemon", "service": name[0], "server": name[1], **told}
+    async def _order(self, verb: str, name: ServerName, ordered: operator.Overrides, *, check: bool) -> dict[str, Any]:
+        answer = operator.answer(self._daemon.overrides, ordered, name)
+        if not check:
+            self._daemon.order(ordered)
+            told = operator.told(ordered.get(name))
+            self._journal.say("order", level=Level.NOTICE, verb=verb, service=name[0], server=name[1], **told)
+            await self._daemon.settled(name[0])
+        return {"through": "daemon", **answer}
 
     async def _adopt(self, read: Any, temporary: str | None) -> dict[str, Any]:
         async with self._one:

@@ -162,6 +162,25 @@ def test_a_drain_quiesces_ends_when_idle_and_resume_brings_the_server_back(world
     play(scene)
 
 
+@pytest.mark.parametrize(("verb", "body"), [("drain", {"deadline": 9}), ("disable", {}), ("weight", {"weight": 7})])
+def test_an_order_that_is_only_asked_about_changes_nothing(world: World, verb: str, body: dict[str, int]) -> None:
+    async def scene() -> None:
+        one, two = Server(), Server()
+        await one.live()
+        await two.live()
+        name = {"service": "web", "server": "s2"}
+        async with world.running(service(one, two)):
+            asked = await world.ask("POST", f"/{verb}", **name, **body, check=True)
+            assert asked["changed"]
+            assert world.weights() == {one.address: 1, two.address: 1}
+            done = await world.ask("POST", f"/{verb}", **name, **body)
+            assert done["before"] == {"hold": None, "deadline": None, "drained": False, "weight": None}
+            assert world.weights().get(two.address) != 1
+            assert not (await world.ask("POST", f"/{verb}", **name, **body, check=True))["changed"]
+
+    play(scene)
+
+
 def test_an_unknown_name_is_answered_with_close_ones(world: World) -> None:
     async def scene() -> None:
         one = Server()
