@@ -252,6 +252,9 @@ static __always_inline int balance(void *ctx, struct cursor *cursor, __u32 netwo
 		return passed(hook);
 	if (unlikely(parsed < CAUSES))
 		return pass(hook, parsed);
+	/* The tail may lie in fragments of the buffer, beyond data_end. */
+	if (hook == HOOK_TC && unlikely(network + packet.length > ((struct __sk_buff *)ctx)->len))
+		return pass(hook, CAUSE_MALFORMED);
 	if (unlikely(packet.fragment && !packet.first)) {
 		if (!recall_fragment(&packet, &choice))
 			return pass(hook, CAUSE_FRAGMENT);

@@ -209,7 +209,7 @@ static __always_inline int parse_ipv4(struct cursor *cursor, struct packet *pack
 	if (unlikely(ip->version != 4 || ip->ihl < 5))
 		return CAUSE_MALFORMED;
 	length = bpf_ntohs(ip->tot_len);
-	/* At tc the tail may lie in fragments of the buffer; the stack has checked the length already. */
+	/* At tc the buffer knows its length, data_end does not. */
 	if (hook != HOOK_TC && unlikely((void *)ip + length > cursor->end))
 		return CAUSE_MALFORMED;
 	if (unlikely(length < ip->ihl * 4))
