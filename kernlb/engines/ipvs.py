@@ -18,8 +18,9 @@ from typing import Self
 from kernlb.config.values import Service
 from kernlb.engines import modules, trial
 from kernlb.engines.conntrack import Conntrack
+from kernlb.engines.hold import held
 from kernlb.engines.netlink import NetlinkSocket
-from kernlb.engines.proc import Connection, connections, digest
+from kernlb.engines.proc import Connection, Digest, connections
 from kernlb.engines.refusals import explain, told
 from kernlb.engines.wire import requests, servers, services, settings, statistics
 from kernlb.engines.wire.header import FAMILY_NAME, Command, CommandAttribute
@@ -39,11 +40,14 @@ from kernlb.model import (
     TimersKey,
     Value,
     VirtualService,
+    service_of,
 )
+from kernlb.parts import Parts, whole
 from kernlb.plan import Operation, Verb
 
 _SIOCGIFMTU = 0x8921
 _MODULE = "ip_vs"
+_SWAPS = 8  # schedulers that change while the same connections are held
 _FEW = 32  # services that are asked for one by one rather than found among all
 
 
@@ -57,6 +61,8 @@ class Ipvs:
 
     def __init__(self) -> None:
         self._socket = NetlinkSocket()
+        self._digest = Digest()
+        self._dumped: dict[ServiceKey, tuple[int, Table]] = {}
         try:
             self._family = _family(self._socket)
             self._conntrack = Conntrack()
@@ -87,10 +93,20 @@ class Ipvs:
         return self._socket.written
 
     def read(self) -> Table:
-        table: dict[Key, Value] = {TimersKey(): self._timers()}
-        table.update(self._daemons())
-        table.update(self.read_services())
-        return table
+        return whole(self.parts())
+
+    def parts(self) -> Parts:
+        """The same, cut; the part of a service that the kernel dumps as it did the last time is the same object."""
+        before, self._dumped = self._dumped, {}
+        for key, service, _ in self._services():
+            dumped = self._servers(key)
+            number = hash((service, *map(bytes, dumped)))
+            known = before.get(key)
+            if known is None or known[0] != number:
+                known = number, {key: service, **dict(servers.decode_server(key, nested) for nested in dumped)}
+            self._dumped[key] = known
+        rest: dict[Key, Value] = {TimersKey(): self._timers(), **dict(self._daemons())}
+        return {None: rest, **{key: part for key, (_, part) in self._dumped.items()}}
 
     def read_services(self, only: Collection[ServiceKey] | None = None) -> Table:
         """All virtual services with their real servers, or those of `only` that exist: the cheap answer to drift."""
@@ -112,7 +128,9 @@ class Ipvs:
                 owners.append(operation)
                 bodies.append(body)
             try:
-                refused = self._socket.write(self._family, bodies)
+                # Between two schedulers a service has none, and the kernel refuses who comes then.
+                with held([key for each in run if _swaps(each) and (key := service_of(each.key)) is not None]):
+                    refused = self._socket.write(self._family, bodies)
             except OSError as error:
                 raise told("write to IPVS", error) from error
             if refused is not None:
@@ -151,7 +169,7 @@ class Ipvs:
     def digest(self) -> Mapping[ServiceKey, int]:
         """A number a virtual service that changes when its scheduler or its servers' presence, weight or forwarding
         do; costs one read of a file. Compare within one process only."""
-        return digest()
+        return self._digest.read()
 
     def connections(self, server: ServerKey) -> Sequence[Connection]:
         """The connections of a real server, persistence templates left out."""
@@ -230,16 +248,26 @@ def _family(channel: NetlinkSocket) -> int:
 
 
 def _runs(operations: Sequence[Operation]) -> Iterator[Sequence[Operation]]:
-    """The operations cut where taking away begins, so that nothing is taken away before what replaces it is there."""
-    start, giving = 0, False
+    """The operations cut where taking away begins, so that nothing is taken away before what replaces it is there, and
+    where enough schedulers have changed: each takes the kernel a grace period of RCU, in which connections are held."""
+    start, giving, swaps = 0, False, 0
     for index, operation in enumerate(operations):
         taking = operation.verb in (Verb.REMOVE, Verb.QUIESCE)
-        if taking and giving:
+        swaps += _swaps(operation)
+        if (taking and giving) or swaps > _SWAPS:
             yield operations[start:index]
-            start = index
+            start, swaps = index, int(_swaps(operation))
         giving = not taking
     if start < len(operations):
         yield operations[start:]
+
+
+def _swaps(operation: Operation) -> bool:
+    """Whether a virtual service gets another scheduler."""
+    before, after = operation.before, operation.after
+    return (
+        isinstance(before, VirtualService) and isinstance(after, VirtualService) and before.scheduler != after.scheduler
+    )
 
 
 def _mtu(interface: str) -> int | None:

@@ -1,7 +1,8 @@
 """What IPVS tells in /proc/net: a cheap digest of its table against drift, and its connections one by one."""
 
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
@@ -13,6 +14,7 @@ from kernlb.model import Endpoint, EngineName, Family, Fwmark, IPAddress, Protoc
 _PROC = Path("/proc/thread-self/net")
 _TABLE = "ip_vs"
 _CONNECTIONS = "ip_vs_conn"
+_AT_ONCE = 1 << 16
 # ActiveConn and InActConn, "%-10d %-10d", which change without anybody configuring anything. Cutting columns is ten
 # times as fast as a regular expression.
 _COUNTS_WIDTH = 21
@@ -35,12 +37,40 @@ class Connection:
     expires: int
 
 
-def digest() -> Mapping[ServiceKey, int]:
-    """By virtual service; empty where there are none, or no IPVS. Numbers mean nothing outside this process."""
-    try:
-        return parse_digest((_PROC / _TABLE).read_bytes())
-    except FileNotFoundError:
-        return {}
+class Digest:
+    """A number a virtual service, empty where there are none or no IPVS. Numbers mean nothing outside this process.
+
+    Remembers the blocks that the kernel handed out the last time: one that is as it was is not looked into again.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, list[tuple[ServiceKey, int]]] = {}
+        self._found: Mapping[ServiceKey, int] = {}
+
+    def read(self) -> Mapping[ServiceKey, int]:
+        try:
+            descriptor = os.open(_PROC / _TABLE, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return self.of([])
+        try:
+            return self.of(_blocks(iter(lambda: os.read(descriptor, _AT_ONCE), b"")))
+        finally:
+            os.close(descriptor)
+
+    def of(self, blocks: Iterable[bytes]) -> Mapping[ServiceKey, int]:
+        """Each block is whole virtual services. The same object as the last time where no number is another."""
+        before = self._known
+        known = {block: before.get(block) or list(_numbers(block)) for block in blocks}
+        if known.keys() != before.keys():
+            found: dict[ServiceKey, int] = {}
+            for numbers in known.values():
+                for key, number in numbers:
+                    # A mark of each family looks alike here: both are named when either changes.
+                    found[key] = hash((found.get(key, 0), number))
+            self._known = known
+            if found != self._found:
+                self._found = found
+        return self._found
 
 
 def connections(server: ServerKey) -> Sequence[Connection]:
@@ -52,15 +82,23 @@ def connections(server: ServerKey) -> Sequence[Connection]:
     return tuple(connection for connection in found if connection is not None and _belongs(connection, server))
 
 
-def parse_digest(table: bytes) -> dict[ServiceKey, int]:
-    found: dict[ServiceKey, int] = {}
-    for block in _SERVICE_STARTS.split(table):
-        head, *lines = block.split(b"\n")
+def _blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The kernel hands out a page of whole services, but a service that is larger than what was asked for in pieces."""
+    block = b""
+    for piece in pieces:
+        if block.endswith(b"\n") and piece[:1].isupper():
+            yield block
+            block = b""
+        block += piece
+    yield block
+
+
+def _numbers(block: bytes) -> Iterator[tuple[ServiceKey, int]]:
+    for service in _SERVICE_STARTS.split(block.removesuffix(b"\n")):
+        head, *lines = service.split(b"\n")
         number = hash((head, *[line[:-_COUNTS_WIDTH] for line in lines]))
         for key in _keys(head):
-            # A mark of each family looks alike here: both are named when either changes.
-            found[key] = hash((found.get(key, 0), number))
-    return found
+            yield key, number
 
 
 def parse_connection(line: str) -> Connection | None:

@@ -84,7 +84,7 @@ class RememberedIpvs:
             # Taken before the reading: what changes in between is read again, never missed.
             self._digest = self._engine.digest()
             began = self._clock()
-            self._parts = dict(cut(self._engine.read()))
+            self._parts = dict(self._engine.parts())
             self._read = began
         elif self._stale:
             if len(self._stale) > _MANY:

@@ -1,6 +1,7 @@
 """What only the kernel's IPVS does: traffic, drift, refusals by this kernel, other people's programs."""
 
 import asyncio
+import re
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ import pytest
 from kernlb.config.values import AddressBind, Server, Service
 from kernlb.engines import trial
 from kernlb.engines.ipvs import Ipvs, available
-from kernlb.engines.proc import Connection, parse_connection, parse_digest
+from kernlb.engines.proc import Connection, Digest, parse_connection
 from kernlb.errors import KernelError, Unsupported
 from kernlb.model import (
     Endpoint,
@@ -318,20 +320,34 @@ PROC_TABLE = b"".join(
 
 def test_a_digest_ignores_connections_and_nothing_else() -> None:
     web = Endpoint(EngineName.IPVS, Protocol.TCP, IPv4Address("10.0.0.1"), 80)
-    before = parse_digest(PROC_TABLE)
+    before = Digest().of([PROC_TABLE])
     six = Endpoint(EngineName.IPVS, Protocol.TCP, IPv6Address("2001:db8::1"), 443)
     assert set(before) == {six, web, Fwmark(Family.IPV4, 8), Fwmark(Family.IPV6, 8)}
     busy = PROC_TABLE.replace(b"7      0          0         ", b"7      123        4567      ")
     assert busy != PROC_TABLE
-    assert parse_digest(busy) == before
+    assert Digest().of([busy]) == before
     for old, new in (
         (b"Masq    7 ", b"Masq    8 "),
         (b"Route", b"Masq "),
         (b"0A010003", b"0A010004"),
         (b"sh  ", b"rr  "),
     ):
-        changed = parse_digest(PROC_TABLE.replace(old, new))
+        changed = Digest().of([PROC_TABLE.replace(old, new)])
         assert {key for key in changed if changed[key] != before.get(key)} == {web}
+
+
+def test_a_digest_is_the_same_however_the_kernel_cuts_the_table_and_however_it_came_about() -> None:
+    digest = Digest()
+    whole = digest.of([PROC_TABLE])
+    starts = [found.start() for found in re.finditer(rb"^[A-Z]", PROC_TABLE, re.MULTILINE)]
+    blocks = [PROC_TABLE[a:b] for a, b in pairwise([*starts, len(PROC_TABLE)])]
+    assert len(blocks) > 3
+    assert digest.of(blocks) == whole
+    busy = [block.replace(b"7      0          0         ", b"7      123        4567      ") for block in blocks]
+    assert digest.of(busy) is digest.of(blocks)
+    assert digest.of(busy[:-1]) != whole
+    assert digest.of(blocks) == whole
+    assert digest.of([]) == {}
 
 
 def test_a_line_of_the_connection_table_is_read_and_a_template_is_not() -> None:
