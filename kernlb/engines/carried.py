@@ -100,15 +100,17 @@ class Carried:
                 self.members[key].value = real
             else:
                 self.members[key] = Member(next(numbers), real, before=0)
+                change.came.append(key)
         self.value, self._part, self._text = value, None, None
         return change
 
 
 @dataclass(slots=True)
 class Change:
-    """The services that changed, the members that left, and whether anything but weights is not as it was."""
+    """The services that changed, the members that came and left, whether anything but weights is not as it was."""
 
     services: list[Endpoint] = field(default_factory=list)
+    came: list[ServerKey] = field(default_factory=list)
     left: list[Member] = field(default_factory=list)
     reshaped: bool = False
 
@@ -170,6 +172,7 @@ class Book:
                 change.reshaped |= made
                 whole.services.append(key)
             self.retired |= {member.id: now for member in change.left}
+            whole.came += change.came
             whole.left += change.left
             whole.reshaped |= change.reshaped
         return whole

@@ -24,7 +24,7 @@ from kernlb.engines.rtnetlink import Link, Rtnetlink
 from kernlb.engines.slots import Slots
 from kernlb.errors import Unsupported
 from kernlb.hashing import SLOTS
-from kernlb.model import Counters, Endpoint, Forwarding, IPAddress, Key, ServerKey, Table, service_of
+from kernlb.model import Counters, Endpoint, Forwarding, Key, ServerKey, Table, service_of
 from kernlb.parts import Parts, cut, whole
 from kernlb.places import namespace_inode
 from kernlb.plan import Operation
@@ -123,7 +123,7 @@ class Xdp:
         book = self._books.current()
         if book is not None:
             self._books.doubt()
-            self._write(book, Change(), new=())
+            self._write(book, Change())
 
     def causes(self) -> Mapping[abi.Cause, int]:
         """Packets to addresses of services that the program left to the stack, by why."""
@@ -183,28 +183,26 @@ class Xdp:
     def _carry(self, book: Book, parts: Mapping[Endpoint, Table]) -> None:
         rest = book.wish.idle + _REST
         numbers = {carried.id for carried in book.services.values()}
-        known = {server.address for _, server, _ in book.members()}
         self._books.doubt()
         change = book.follow(parts, now=time.monotonic(), servers=self._sizes.servers, rest=rest)
         if not book.services:
             self._clear()
             return
-        new = {server.address for _, server, _ in book.members()} - known if change.reshaped else ()
-        if not self._write(book, change, new=new):
+        if not self._write(book, change):
             where = ", ".join(book.wish.interfaces) or "no interface with an address"
             raise Unsupported(f"nowhere to attach the eBPF program: {where}", hint="see [engine] interfaces")
         for number in numbers - {carried.id for carried in book.services.values()}:
             self._opened().remove_table(number)
             self._tables.forget(number)
 
-    def _write(self, book: Book, change: Change, *, new: Collection[IPAddress]) -> bool:
+    def _write(self, book: Book, change: Change) -> bool:
         """Whether the program hangs anywhere then."""
         dead = [member.id for member in change.left]
         told = self._wish is not None and book.wish != self._wish
         if self._wish is not None:
             book.wish = self._wish
-        # Weights need nothing of the network, which takes a while to look at.
-        at_once = bool(book.fingerprint) and not new
+        # Who is known already needs nothing of the network, which takes a while to look at.
+        at_once = bool(book.fingerprint) and not change.came
         if at_once:
             plane = self._opened()
             self._tables.move(book, plane, change.services, dead)
@@ -213,16 +211,18 @@ class Xdp:
                     flag(plane, member)
         hangs = True
         if change.reshaped or told or not book.fingerprint or not self._outlook.holds():
-            hangs = self._surround(book, change, new=new, moved=at_once)
+            hangs = self._surround(book, change, moved=at_once)
         self._tables.settle(book, self._opened())
         self._books.keep(book)
         return hangs
 
-    def _surround(self, book: Book, change: Change, *, new: Collection[IPAddress], moved: bool) -> bool:
+    def _surround(self, book: Book, change: Change, *, moved: bool) -> bool:
         """The program at the interfaces, and everything it needs of the network; whether it hangs anywhere."""
+        came = set(change.came)
+        known = {server.address for _, server, _ in book.members() if server not in came} if came else set()
         with Rtnetlink() as netlink:
             seen = self._outlook.look(netlink)
-            seen.resolve({key.address for _, key, _ in book.members()}, await_=new)
+            seen.resolve({key.address for _, key, _ in book.members()}, await_={key.address for key in came} - known)
             ends = seen.named(book.wish.interfaces) if book.wish.interfaces else seen.ends()
             native = {link.index for link in ends if one_armed(book, seen, link)}
             contents = place(book, seen, tick=TICK, native=bool(native))
