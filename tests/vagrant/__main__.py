@@ -32,6 +32,7 @@ from tests.vm.kernel import cache_directory, kernel
 REPOSITORY = Path(__file__).parents[2]
 VAGRANT = REPOSITORY / "vagrant"
 BUILD = REPOSITORY / "build" / "vagrant"
+BOXES = cache_directory() / "boxes"
 BOX = "kernlb/bookworm"
 PROGRESS = re.compile(r"[^\n]*\r|\x1b\[[0-9;]*[A-Za-z]")
 RECAP = re.compile(r"^(\S+) +: ok=(\d+) +changed=(\d+)", re.MULTILINE)
@@ -117,29 +118,29 @@ def _everything(steps: Steps, work: Path) -> None:
             with steps.step("vagrant box add"):
                 _add(run, file)
             environment["KERNLB_BOX"] = BOX
-        try:
-            with steps.step("vagrant up"):
-                run.call("up", "vagrant", "up", timeout=UP)
-            environment["KERNLB_PROVISION"] = "1"
-            with steps.step("converge") as step:
-                _converge(run, "converge", step)
-            with steps.step("converge again: nothing changes") as step:
-                changed = _converge(run, "converge-again", step)
-                if changed:
-                    raise RunError(f"the second run changed {changed}: {BUILD}/converge-again.log")
-            with steps.step("smoke") as step:
-                _smoke(run, work, step)
-        finally:
-            with steps.step("vagrant destroy"):
-                run.call("destroy", "vagrant", "destroy", "--force", timeout=UP)
+        with steps.step("vagrant up"):
+            run.call("up", "vagrant", "up", timeout=UP)
+        environment["KERNLB_PROVISION"] = "1"
+        with steps.step("converge") as step:
+            _converge(run, "converge", step)
+        with steps.step("converge again: nothing changes") as step:
+            if _converge(run, "converge-again", step):
+                raise RunError(f"the second run changed something: {BUILD}/converge-again.log")
+        with steps.step("smoke") as step:
+            _smoke(run, work, step)
+        with steps.step("vagrant destroy"):
+            run.call("destroy", "vagrant", "destroy", "--force", timeout=UP)
 
 
 def _environment(work: Path) -> dict[str, str]:
-    """Nothing of it lies in the tree or at home, but what the cache keeps for the next run."""
+    """Nothing of it lies in the tree or at home; the cache keeps the unpacked box for the next run."""
+    BOXES.mkdir(parents=True, exist_ok=True)
+    (work / "vagrant").mkdir()
+    (work / "vagrant" / "boxes").symlink_to(BOXES)
     return {
         "HOME": str(work),
         "ANSIBLE_HOME": str(work / "ansible"),
-        "VAGRANT_HOME": str(cache_directory() / "vagrant"),
+        "VAGRANT_HOME": str(work / "vagrant"),
         "VAGRANT_DOTFILE_PATH": str(work / "machines"),
         "VAGRANT_DEFAULT_PROVIDER": "libvirt",
         "VAGRANT_CHECKPOINT_DISABLE": "1",
@@ -167,7 +168,7 @@ def _kvm_works() -> bool:
 
 def _add(run: Run, file: Path) -> None:
     """The cache holds one box of this name, unpacked: that of the last run, if nothing changed."""
-    added = cache_directory() / "vagrant" / "boxes" / BOX.replace("/", "-VAGRANTSLASH-") / "added"
+    added = BOXES / "added"
     if added.exists() and added.read_text() == file.name:
         return
     run.call("box", "vagrant", "box", "add", "--force", "--name", BOX, "--provider", "libvirt", str(file), timeout=UP)

@@ -3,6 +3,8 @@
 What it needs lies in one directory, and whatever ends the block ends every machine in it.
 """
 
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +17,8 @@ Found = TypeVar("Found")
 
 HERE = Path(__file__).parent
 OUTSIDE = "10.200.2.0/24"
+LOGS = ("lab.log", "log/libvirtd.log")
+LAST_WORDS = 3000
 READY = 60.0
 POLL = 0.2
 
@@ -41,11 +45,16 @@ def lab(directory: Path) -> Iterator[Lab]:
         (directory / "lab.log").open("w") as log,
         _bound([*unshare, str(HERE / "lab.sh"), str(directory)], log.fileno()) as outer,
     ):
-        built = Lab(_until(lambda: _child(outer.pid), "no namespaces", directory))
+        built = Lab(_until(lambda: _child(outer), "no namespaces", directory))
         nat = ["slirp4netns", "--configure", "--mtu=1500", "--disable-host-loopback", f"--cidr={OUTSIDE}"]
-        with _bound([*nat, str(built.process), "tap0"], log.fileno()):
-            _until(lambda: _answers(built), "libvirtd does not answer", directory)
-            yield built
+        try:
+            with _bound([*nat, str(built.process), "tap0"], log.fileno()):
+                _until(lambda: _answers(built), "libvirtd does not answer", directory)
+                yield built
+        finally:
+            # Its end is complete when every process of the namespace has ended, and nobody writes here any more.
+            os.kill(built.process, signal.SIGKILL)
+            outer.wait(READY)
 
 
 @contextmanager
@@ -65,9 +74,8 @@ def _bound(command: Sequence[str], log: int) -> Iterator[subprocess.Popen[bytes]
         process.wait()
 
 
-def _child(parent: int) -> int | None:
-    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    # Until unshare has forked, or while its child is not yet the shell.
+def _child(parent: subprocess.Popen[bytes]) -> int | None:
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
     return int(children[0]) if children else None
 
 
@@ -80,6 +88,7 @@ def _until(found: Callable[[], Found | None], wrong: str, directory: Path) -> Fo
     deadline = time.monotonic() + READY
     while (value := found()) is None:
         if time.monotonic() > deadline:
-            raise LabError(f"{wrong}:\n{(directory / 'lab.log').read_text()[-2000:]}")
+            logs = [file.read_text() for name in LOGS if (file := directory / name).exists()]
+            raise LabError("\n".join([f"{wrong}:", *logs])[-LAST_WORDS:])
         time.sleep(POLL)
     return value

@@ -34,5 +34,5 @@ for place in etc:/etc/libvirt lib:/var/lib/libvirt run:/run/libvirt cache:/var/c
 done
 ip link set lo up
 # Not the first process itself: that one takes in what others leave behind.
-libvirtd &
+libvirtd --pid-file "$directory/libvirtd.pid" &
 wait
