@@ -28,6 +28,7 @@ VERBS = {
     "simulate": "Weights over time under scripted failures, no kernel touched.",
     "show": "Show services, servers, weights and connections as in the kernel.",
     "explain": "Say which service, slot and server a flow meets, and why.",
+    "doctor": "Say what stands in the way on this machine, and what mends it.",
     "clear": "Remove from the kernel what kernlb owns, and nothing else.",
     "convert": "Turn a configuration into another program's, or into kernlb's own.",
     "render": "Print units, real servers' set-up, VRRP and BGP companions.",

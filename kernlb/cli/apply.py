@@ -77,7 +77,7 @@ def command(
         reconciler = session.reconciler(source.config, allowed)
         want = wanted(source.config, overrides=reconciler.state.overrides)
         before = reconciler.plan(want)
-        for warning in before.warnings:
+        for warning in (*before.warnings, *changes.obstacles(source.config)):
             output.note(warning)
         done = _carry_out(session, reconciler, want, deadline=deadline)
         if confirm is not None and done and not _confirmed(confirm):

@@ -1,7 +1,8 @@
 """How operations look: the lines and the JSON that plan, apply and clear share."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
+from kernlb.config.values import Config
 from kernlb.desired import Name
 from kernlb.formats.detect import Format
 from kernlb.model import Key
@@ -20,6 +21,17 @@ def read_source(file: str, format: str | None, *, accept_loss: bool) -> Source:
     if not accept_loss:
         refuse_loss(source)
     return source
+
+
+def obstacles(config: Config) -> Iterator[str]:
+    """What on this machine will defeat what the configuration asks for, although no plan shows it."""
+    from kernlb.doctor.network import reverse_path
+    from kernlb.doctor.patient import Patient
+    from kernlb.vip_checks import ways
+
+    if ways(config):
+        with Patient() as patient:
+            yield from (f"{each.about}: {each.cause}; {each.fix}" for each in reverse_path(config, patient) if each.fix)
 
 
 def line(op: Operation, names: Names, breaks: Breaks) -> str:

@@ -41,7 +41,7 @@ def command(
 
 def report(session: Session, plan: Plan, source: Source) -> None:
     """What a plan says, to people or in JSON."""
-    for warning in plan.warnings:
+    for warning in (*plan.warnings, *changes.obstacles(source.config)):
         output.note(warning)
     if session.as_json:
         output.facts(changes.document(plan.operations, plan.names, plan.breaks))

@@ -60,7 +60,8 @@ def command(
 
     Exit status: 0 after SIGTERM, 1 error.
     """
-    from kernlb.cli.changes import read_source
+    from kernlb.cli.changes import obstacles, read_source
+    from kernlb.cli.output import note
     from kernlb.daemon.machine import machine, open_signs
     from kernlb.daemon.options import Options
     from kernlb.daemon.running import run
@@ -71,6 +72,8 @@ def command(
     source = read_source(file, format, accept_loss=accept_loss)
     need_net_admin("run")
     places = session.places()
+    for obstacle in obstacles(source.config):
+        note(obstacle)
     with session.writing("run"):
         store = Store(places.state_file)
         signs = open_signs(source.config, store.load().ownership)
