@@ -49,16 +49,17 @@ def benchmarks() -> dict[str, ModuleType]:
 
 def _run(name: str, module: ModuleType, options: argparse.Namespace) -> Report:
     if getattr(module, "NEEDS_IPVS", False) and not options.here:
-        return _in_guest(name, options)
+        return _in_guest(name, module, options)
     report: Report = module.run(options.rounds, lambda line: print(f"bench: {line}", file=sys.stderr, flush=True))
     return report
 
 
-def _in_guest(name: str, options: argparse.Namespace) -> Report:
+def _in_guest(name: str, module: ModuleType, options: argparse.Namespace) -> Report:
     """On the running kernel if that has IPVS, else in a guest: either way in another process, by its JSON."""
     command = [sys.executable, "-m", "bench", name, "--here", "--json", "-", "--rounds", str(options.rounds)]
+    limits = ["--timeout", str(GUEST_SECONDS), "--cpus", str(getattr(module, "CPUS", 1))]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.vm", "--unless-ipvs", "--timeout", str(GUEST_SECONDS), "--", *command],
+        [sys.executable, "-m", "tests.vm", "--unless-ipvs", *limits, "--", *command],
         stdout=subprocess.PIPE,
         text=True,
         check=False,

@@ -38,18 +38,24 @@ def route_back(stage: Stage) -> None:
     call(stage, "director", "sysctl", "-qw", "net.ipv4.ip_forward=1")
 
 
-@contextmanager
-def kernlb(stage: Stage) -> Iterator[None]:
-    servers = "\n".join(f'{name} = "{address}:{PORT}"' for name, address in SERVERS.items())
-    file = stage.directory / "failover.toml"
-    file.write_text(
-        f'[service.web]\nbind = "{DIRECTOR_FRONT}:{PORT}"\nengine = "ipvs"\nforwarding = "nat"\nscheduler = "rr"\n'
-        f'check = {{ type = "tcp", interval = "{INTERVAL}s", fall = {FALL} }}\n[service.web.servers]\n{servers}\n'
-    )
-    with stage.director.daemon(file) as daemon:
-        await_that(lambda: set(daemon.statuses().values()) == {"up"}, "kernlb's servers did not come up")
-        yield
-    stage.director.call("clear")
+def kernlb(*lines: str) -> Callable[[Stage], AbstractContextManager[None]]:
+    """With these lines in its service."""
+
+    @contextmanager
+    def running(stage: Stage) -> Iterator[None]:
+        servers = "".join(f'{name} = "{address}:{PORT}"\n' for name, address in SERVERS.items())
+        file = stage.directory / "failover.toml"
+        file.write_text(
+            f'[service.web]\nbind = "{DIRECTOR_FRONT}:{PORT}"\n'
+            + "".join(f"{line}\n" for line in lines)
+            + f'check = {{ type = "tcp", interval = "{INTERVAL}s", fall = {FALL} }}\n[service.web.servers]\n{servers}'
+        )
+        with stage.director.daemon(file) as daemon:
+            await_that(lambda: set(daemon.statuses().values()) == {"up"}, "kernlb's servers did not come up")
+            yield
+        stage.director.call("clear")
+
+    return running
 
 
 @contextmanager
@@ -88,12 +94,17 @@ def haproxy(*options: str) -> Callable[[Stage], AbstractContextManager[None]]:
     return running
 
 
-PEERS = (
-    Peer("kernlb", kernlb),
-    Peer("keepalived", keepalived),
+PROXIES = (
     Peer("HAProxy", haproxy()),
     Peer("HAProxy, option redispatch", haproxy("option redispatch")),
 )
+PEERS = (
+    Peer("kernlb", kernlb('engine = "ipvs"', 'forwarding = "nat"', 'scheduler = "rr"')),
+    Peer("keepalived", keepalived),
+    *PROXIES,
+)
+PEERS_XDP = (Peer("kernlb", kernlb('engine = "xdp"', 'forwarding = "fullnat"')), *PROXIES)
+"""Without keepalived, which balances by IPVS alone."""
 
 
 @contextmanager
