@@ -14,7 +14,7 @@
 
 static __always_inline void account(__u32 id, __u32 length, _Bool begins, _Bool outward)
 {
-	struct traffic *counters = bpf_map_lookup_elem(&traffic, &id);
+	struct traffic *counters = bpf_map_lookup_elem(MAP(traffic), &id);
 
 	if (!counters)
 		return;
@@ -30,7 +30,7 @@ static __always_inline void account(__u32 id, __u32 length, _Bool begins, _Bool 
 
 static __always_inline int refuse(__u32 id, const enum hook hook, enum cause cause)
 {
-	struct traffic *counters = bpf_map_lookup_elem(&traffic, &id);
+	struct traffic *counters = bpf_map_lookup_elem(MAP(traffic), &id);
 
 	if (counters)
 		counters->refused++;
@@ -40,11 +40,11 @@ static __always_inline int refuse(__u32 id, const enum hook hook, enum cause cau
 /* GSO segments are cut after us: what has to fit is one of them. */
 static __always_inline __u32 largest_segment(void *ctx, const struct packet *packet, const enum hook hook)
 {
-	struct __sk_buff *skb = ctx;
+	__u32 segment = hook == HOOK_TC ? skb_of(ctx)->gso_size : 0;
 
-	if (hook != HOOK_TC || !skb->gso_size)
+	if (!segment)
 		return packet->length;
-	return skb->gso_size + packet->transport - packet->network +
+	return segment + packet->transport - packet->network +
 	       (packet->tuple.protocol == IPPROTO_TCP ? sizeof(struct tcphdr) + 12 : sizeof(struct udphdr));
 }
 
@@ -116,22 +116,22 @@ static __always_inline int forward(void *ctx, __u32 id, __u64 outlined, __u64 ha
 			encapsulate(ctx, &packet, server, hook, 0, 0, ipv6, tos, df, hash);
 }
 
-__noinline int forward_ipv4_xdp(struct xdp_md *ctx, __u32 id, __u64 outlined, __u64 hash)
+GLOBAL int forward_ipv4_xdp(struct xdp_md *ctx, __u32 id, __u64 outlined, __u64 hash)
 {
 	return forward(ctx, id, outlined, hash, HOOK_XDP, 0);
 }
 
-__noinline int forward_ipv6_xdp(struct xdp_md *ctx, __u32 id, __u64 outlined, __u64 hash)
+GLOBAL int forward_ipv6_xdp(struct xdp_md *ctx, __u32 id, __u64 outlined, __u64 hash)
 {
 	return forward(ctx, id, outlined, hash, HOOK_XDP, 1);
 }
 
-__noinline int forward_ipv4_tc(struct __sk_buff *ctx, __u32 id, __u64 outlined, __u64 hash)
+GLOBAL int forward_ipv4_tc(struct __sk_buff *ctx, __u32 id, __u64 outlined, __u64 hash)
 {
 	return forward(ctx, id, outlined, hash, HOOK_TC, 0);
 }
 
-__noinline int forward_ipv6_tc(struct __sk_buff *ctx, __u32 id, __u64 outlined, __u64 hash)
+GLOBAL int forward_ipv6_tc(struct __sk_buff *ctx, __u32 id, __u64 outlined, __u64 hash)
 {
 	return forward(ctx, id, outlined, hash, HOOK_TC, 1);
 }
@@ -188,7 +188,7 @@ static __always_inline struct flow *begin(void *ctx, const struct packet *packet
 	struct opening *opening;
 	__u32 zero = 0;
 
-	opening = bpf_map_lookup_elem(&openings, &zero);
+	opening = bpf_map_lookup_elem(MAP(openings), &zero);
 	if (!opening || (void *)(ethernet + 1) > data_end(ctx, hook))
 		return NULL;
 	opening->tuple = packet->tuple;
@@ -220,7 +220,7 @@ static __always_inline struct fragment_key fragment_key(const struct packet *pac
 static __always_inline _Bool recall_fragment(const struct packet *packet, struct choice *choice)
 {
 	struct fragment_key key = fragment_key(packet);
-	__u32 *id = bpf_map_lookup_elem(&fragments, &key);
+	__u32 *id = bpf_map_lookup_elem(MAP(fragments), &key);
 
 	if (!id)
 		return 0;
@@ -233,7 +233,7 @@ static __always_inline void remember_fragment(const struct packet *packet, __u32
 {
 	struct fragment_key key = fragment_key(packet);
 
-	bpf_map_update_elem(&fragments, &key, &id, BPF_ANY);
+	bpf_map_update_elem(MAP(fragments), &key, &id, BPF_ANY);
 }
 
 static __always_inline int balance(void *ctx, struct cursor *cursor, __u32 network, const enum hook hook,
@@ -361,7 +361,9 @@ int balancer_xdp(struct xdp_md *ctx)
 SEC("tc")
 int balancer_tc(struct __sk_buff *skb)
 {
-	if (unlikely((__u32)((long)skb->data_end - (long)skb->data) < 54) && bpf_skb_pull_data(skb, 54 < skb->len ? 54 : skb->len))
+	__u32 linear = data_end(skb, HOOK_TC) - data(skb, HOOK_TC), length = skb_of(skb)->len;
+
+	if (unlikely(linear < 54) && bpf_skb_pull_data(skb, length < 54 ? length : 54))
 		return TC_NEXT;
 	return received(skb, HOOK_TC);
 }
@@ -378,4 +380,4 @@ int balancer_explain(struct xdp_md *ctx)
 	return received(ctx, HOOK_EXPLAIN);
 }
 
-char _license[] SEC("license") = "GPL";
+char our_license[] SEC("license") = "GPL";

@@ -28,7 +28,7 @@ static __always_inline _Bool same_tuple(const struct tuple *a, const struct tupl
 
 static __always_inline struct flow *find_in(__u32 number, const struct tuple *tuple, const _Bool ipv6)
 {
-	struct flow_bucket *bucket = bpf_map_lookup_elem(&flows, &number);
+	struct flow_bucket *bucket = bpf_map_lookup_elem(MAP(flows), &number);
 	int i;
 
 	if (!bucket)
@@ -47,19 +47,38 @@ static __always_inline struct flow *find_flow(const struct tuple *tuple, __u64 h
 	return likely(flow) ? flow : find_in(second_bucket(hash), tuple, ipv6);
 }
 
+/* Not an index: settings that are compiled in have no address. */
+static __always_inline __u32 timeout_of(__u32 state)
+{
+	switch (state) {
+	case FLOW_OPENING:
+		return settings.timeout[FLOW_OPENING];
+	case FLOW_ESTABLISHED:
+		return settings.timeout[FLOW_ESTABLISHED];
+	case FLOW_CLOSING:
+		return settings.timeout[FLOW_CLOSING];
+	case FLOW_CLOSED:
+		return settings.timeout[FLOW_CLOSED];
+	case FLOW_DATAGRAM:
+		return settings.timeout[FLOW_DATAGRAM];
+	default:
+		return 0;
+	}
+}
+
 static __always_inline _Bool expired(const struct flow *flow, __u32 now)
 {
 	__u32 state = flow->state;
 
 	if (state == FLOW_FREE || state >= FLOW_STATES)
 		return 1;
-	return now - flow->seen > settings.timeout[state];
+	return now - flow->seen > timeout_of(state);
 }
 
 static __always_inline struct flow *flow_at(__u32 place)
 {
 	__u32 number = place / FLOWS_PER_BUCKET;
-	struct flow_bucket *bucket = bpf_map_lookup_elem(&flows, &number);
+	struct flow_bucket *bucket = bpf_map_lookup_elem(MAP(flows), &number);
 
 	return bucket ? &bucket->flow[place % FLOWS_PER_BUCKET] : NULL;
 }
@@ -131,8 +150,10 @@ static __noinline _Bool flow_reopened(struct flow *flow, __u32 now)
 	if (!flow)
 		return 0;
 	id = flow->server;
-	server = bpf_map_lookup_elem(&servers, &id);
+	server = bpf_map_lookup_elem(MAP(servers), &id);
 	pair = pair_of(flow);
+	/* Or else the compiler forgets that it has looked whether there is one. */
+	asm volatile("" : "+r"(pair));
 	if (!pair || !server || server->forwarding != FORWARD_FULLNAT || server->flags & SERVER_DEAD ||
 	    (flow->state >= FLOW_CLOSING && server->flags & SERVER_QUIESCED)) {
 		release(flow);

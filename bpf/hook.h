@@ -14,6 +14,11 @@
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
+/* A function that the verifier walks once, and not for every way that leads there. */
+#ifndef GLOBAL
+#define GLOBAL __noinline
+#endif
+
 /* A constant wherever it is used, so that each program keeps only its own branch. */
 enum hook {
 	HOOK_XDP,
@@ -23,20 +28,32 @@ enum hook {
 
 #define TC_NEXT (-1) /* TC_ACT_UNSPEC, TCX_NEXT: the next program, then the stack */
 
+/* Fields are read at constant offsets from the context itself: a compiler that computes their addresses apart is stopped. */
+static __always_inline struct __sk_buff *skb_of(void *ctx)
+{
+	asm volatile("" : "+r"(ctx));
+	return ctx;
+}
+
+static __always_inline struct xdp_md *xdp_of(void *ctx)
+{
+	asm volatile("" : "+r"(ctx));
+	return ctx;
+}
+
 static __always_inline void *data(void *ctx, const enum hook hook)
 {
-	return hook == HOOK_TC ? (void *)(long)((struct __sk_buff *)ctx)->data : (void *)(long)((struct xdp_md *)ctx)->data;
+	return hook == HOOK_TC ? (void *)(long)skb_of(ctx)->data : (void *)(long)xdp_of(ctx)->data;
 }
 
 static __always_inline void *data_end(void *ctx, const enum hook hook)
 {
-	return hook == HOOK_TC ? (void *)(long)((struct __sk_buff *)ctx)->data_end :
-				 (void *)(long)((struct xdp_md *)ctx)->data_end;
+	return hook == HOOK_TC ? (void *)(long)skb_of(ctx)->data_end : (void *)(long)xdp_of(ctx)->data_end;
 }
 
 static __always_inline __u32 interface(void *ctx, const enum hook hook)
 {
-	return hook == HOOK_TC ? ((struct __sk_buff *)ctx)->ifindex : ((struct xdp_md *)ctx)->ingress_ifindex;
+	return hook == HOOK_TC ? skb_of(ctx)->ifindex : xdp_of(ctx)->ingress_ifindex;
 }
 
 static __always_inline int passed(const enum hook hook)
@@ -53,12 +70,12 @@ static __always_inline struct explanation *explanation(void)
 {
 	__u32 zero = 0;
 
-	return bpf_map_lookup_elem(&explanations, &zero);
+	return bpf_map_lookup_elem(MAP(explanations), &zero);
 }
 
 static __always_inline void count(__u32 cause)
 {
-	__u64 *counter = bpf_map_lookup_elem(&causes, &cause);
+	__u64 *counter = bpf_map_lookup_elem(MAP(causes), &cause);
 
 	if (counter)
 		(*counter)++;

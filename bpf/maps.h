@@ -5,6 +5,10 @@
 
 #include "abi.h"
 
+#ifdef SETTINGS
+/* Compiled for one configuration: a feature that is off leaves no code. */
+static const struct settings settings = SETTINGS;
+#else
 const volatile struct settings settings = {
 	.abi_version = ABI_VERSION,
 	.tick_shift = 8,
@@ -14,6 +18,12 @@ const volatile struct settings settings = {
 	.tunnel = 1,
 	.transition = 1,
 };
+#endif
+
+/* A map as helpers take it. */
+#ifndef MAP
+#define MAP(name) (&name)
+#endif
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

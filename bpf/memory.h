@@ -54,7 +54,7 @@ static __always_inline __u64 *find_memory(struct memory_bucket *bucket, __u32 ta
 
 static __always_inline __u64 *recall_in(__u32 number, __u32 tag)
 {
-	struct memory_bucket *bucket = bpf_map_lookup_elem(&memories, &number);
+	struct memory_bucket *bucket = bpf_map_lookup_elem(MAP(memories), &number);
 
 	return bucket ? find_memory(bucket, tag) : NULL;
 }
@@ -105,10 +105,10 @@ static __always_inline __u32 least_needed(const struct memory_bucket *bucket, __
 }
 
 /* Global, so that the verifier walks it once and not for every way that leads here. */
-__noinline int remember(__u32 first, __u32 second, __u64 memory, __u32 idle)
+GLOBAL int remember(__u32 first, __u32 second, __u64 memory, __u32 idle)
 {
-	struct memory_bucket *bucket = bpf_map_lookup_elem(&memories, &first);
-	struct memory_bucket *other = bpf_map_lookup_elem(&memories, &second);
+	struct memory_bucket *bucket = bpf_map_lookup_elem(MAP(memories), &first);
+	struct memory_bucket *other = bpf_map_lookup_elem(MAP(memories), &second);
 	__u32 waste, alternative;
 
 	if (!bucket || !other)

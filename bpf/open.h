@@ -66,7 +66,7 @@ static __always_inline void find_way_back(void *ctx, struct opening *opening, co
 	}
 	back->interface = out;
 	back->method = HOP_ADDRESSES;
-	link = bpf_map_lookup_elem(&links, &out);
+	link = bpf_map_lookup_elem(MAP(links), &out);
 	if (link)
 		back->method = link->method;
 	/* Without a route, only the neighbour that the packet came from is known to be right. */
@@ -100,7 +100,7 @@ static __always_inline struct opening *current_opening(void)
 {
 	__u32 zero = 0;
 
-	return bpf_map_lookup_elem(&openings, &zero);
+	return bpf_map_lookup_elem(MAP(openings), &zero);
 }
 
 #define INSERT_TAKEN (-1)
@@ -110,12 +110,12 @@ static __always_inline struct opening *current_opening(void)
  * Puts one direction of the flow that is being opened into a bucket where no live flow has its key. The answer is its
  * place. Global functions, so that the verifier walks each once.
  */
-__noinline int insert_flow(__u32 number, __u32 flags, __u32 pair)
+GLOBAL int insert_flow(__u32 number, __u32 flags, __u32 pair)
 {
 	struct opening *opening = current_opening();
-	struct flow_bucket *bucket = bpf_map_lookup_elem(&flows, &number);
+	struct flow_bucket *bucket = bpf_map_lookup_elem(MAP(flows), &number);
 	__u32 stripe = number & (LOCKS - 1);
-	struct lock *lock = bpf_map_lookup_elem(&locks, &stripe);
+	struct lock *lock = bpf_map_lookup_elem(MAP(locks), &stripe);
 	__u32 i, choice = FLOWS_PER_BUCKET, taken = 0;
 	const struct tuple *key;
 
@@ -141,7 +141,7 @@ __noinline int insert_flow(__u32 number, __u32 flags, __u32 pair)
 }
 
 /* A source address and port for the flow that is being opened, drawn at random until one is free; the place of its reverse. */
-__noinline int claim_port(__u32 unused)
+GLOBAL int claim_port(__u32 unused)
 {
 	struct opening *opening = current_opening();
 	__u32 attempt, index;
@@ -156,7 +156,7 @@ __noinline int claim_port(__u32 unused)
 
 		draw = mix(draw + MIX_1);
 		index = opening->first_source + (__u32)(draw >> 48) % opening->source_count;
-		source = bpf_map_lookup_elem(&sources, &index);
+		source = bpf_map_lookup_elem(MAP(sources), &index);
 		if (!source || !source->port_count)
 			return INSERT_FULL;
 		opening->reverse.destination = source->address;

@@ -81,7 +81,7 @@ static __always_inline __u32 filter_of(__be32 a, __be32 b, __be32 c, __be32 d)
 
 	x *= 0x9e3779b1;
 	x >>= 18;
-	flags = bpf_map_lookup_elem(&filter, &x);
+	flags = bpf_map_lookup_elem(MAP(filter), &x);
 	return flags ? *flags : 0;
 }
 

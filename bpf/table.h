@@ -16,17 +16,17 @@ static __always_inline struct service *find_service(const struct tuple *tuple)
 		.port = tuple->destination_port,
 		.protocol = tuple->protocol,
 	};
-	struct service *service = bpf_map_lookup_elem(&services, &key);
+	struct service *service = bpf_map_lookup_elem(MAP(services), &key);
 
 	if (likely(service))
 		return service;
 	key.port = 0;
-	return bpf_map_lookup_elem(&services, &key);
+	return bpf_map_lookup_elem(MAP(services), &key);
 }
 
 static __always_inline struct server *server_of(__u32 id)
 {
-	return bpf_map_lookup_elem(&servers, &id);
+	return bpf_map_lookup_elem(MAP(servers), &id);
 }
 
 struct choice {
@@ -139,7 +139,7 @@ static __always_inline _Bool choose(const struct service *service, const struct 
 	struct slot *slot;
 	__u64 place;
 
-	question.table = bpf_map_lookup_elem(&tables, &id);
+	question.table = bpf_map_lookup_elem(MAP(tables), &id);
 	if (!question.table)
 		return 0;
 	place = hash;
