@@ -8,6 +8,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from kernlb.checks.base import LINGER_RESET
 from kernlb.model import Endpoint, EngineName, Protocol, ServerKey
 from kernlb.passive import Passive, packets
 from kernlb.passive.half_open import half_open
@@ -161,12 +162,14 @@ async def suspects(director: str, act: Callable[[], None], keys: dict, *, second
     return found, watching
 
 
-def attempt(director: str, address: str, port: int) -> Callable[[], None]:
+def attempt(director: str, address: str, port: int, source: int = 0) -> Callable[[], None]:
     def act() -> None:
         with inside(director):
             sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
         with sock:
             sock.settimeout(3)
+            if source:
+                sock.bind(("", source))
             try:
                 sock.connect((address, port))
             except OSError:
@@ -184,6 +187,39 @@ def test_refused_and_dropped_connections_are_seen_on_the_wire(wire, address: str
     keys = {ONE: [key(address, port)]}
     found, _ = asyncio.run(suspects(director, attempt(director, address, port), keys, seconds=seconds))
     assert set(found) == {ONE}
+
+
+@pytest.mark.netns
+def test_a_reset_of_an_established_connection_is_seen_on_the_wire(wire) -> None:
+    director, server = wire
+
+    def act() -> None:
+        with inside(server):
+            listening = socket.create_server(("10.77.0.1", 80))
+        with listening, inside(director), socket.create_connection(("10.77.0.1", 80)):
+            accepted, _ = listening.accept()
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+            accepted.close()
+
+    found, _ = asyncio.run(suspects(director, act, {ONE: [key("10.77.0.1")]}, seconds=1.0))
+    assert set(found) == {ONE}
+
+
+@pytest.mark.netns
+def test_a_share_of_the_client_ports_can_be_looked_at_alone(wire) -> None:
+    director, _ = wire
+    with inside(director):
+        watching = packets.opened()
+    with watching:
+        packets.attach(watching, packets.program(3))
+        for port in range(20000, 20032):
+            attempt(director, "10.77.0.1", 81, port)()
+        seen = [packets.sighting(watching.recv(packets.SNAP)) for _ in range(8)]
+        with pytest.raises(BlockingIOError):
+            watching.recv(packets.SNAP)
+    shared = [20000, 20008, 20016, 20024]
+    assert [each.source[1] for each in seen if each.kind is Kind.SYN] == shared
+    assert [each.target[1] for each in seen if each.kind is Kind.REFUSAL] == shared
 
 
 @pytest.mark.netns
