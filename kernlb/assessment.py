@@ -101,12 +101,8 @@ class Assessment:
         for name in self._dirty & self._services.keys():
             service = self._services[name]
             before = self.pools.get(name)
-            after = pool(
-                service,
-                ratings={(name, server.name): self._rating(service, server, now) for server in all_servers(service)},
-                overrides=self.overrides,
-                had_quorum=self._quorum.get(name, True),
-            )
+            self._start_slowly(service, now)
+            after = self._pool(service, now)
             self._quorum[name] = after.quorum
             if after != before:
                 self.pools[name] = after
@@ -114,10 +110,9 @@ class Assessment:
         self._dirty.clear()
         return changed
 
-    def trial(self, config: Config) -> dict[str, Pool]:
+    def trial(self, config: Config, *, now: float) -> dict[str, Pool]:
         """The pools that another configuration would have, by what is known of its servers."""
-        ratings = {name: rating(state) for name, state in self.states.items()}
-        return {each.name: pool(each, ratings=ratings, overrides=self.overrides) for each in config.services}
+        return {service.name: self._pool(service, now) for service in config.services}
 
     def next_change(self) -> float | None:
         """When `assess` would find something new although nothing happens."""
@@ -160,22 +155,32 @@ class Assessment:
             if (state := self.states.get((service, server.name))) is None or state.serves
         ]
 
+    def _start_slowly(self, service: Service, now: float) -> None:
+        """When the shares of servers in their slow start next grow. Those whose share is whole are forgotten."""
+        for server in all_servers(service):
+            name = (service.name, server.name)
+            at = self._returned.get(name)
+            if at is None:
+                continue
+            step = slow_start.next_step(now - at, server.slow_start)
+            if step is None:
+                del self._returned[name]
+                self._slow.pop(name, None)
+            else:
+                self._slow[name] = at + step
+
+    def _pool(self, service: Service, now: float) -> Pool:
+        return pool(
+            service,
+            ratings={(service.name, each.name): self._rating(service, each, now) for each in all_servers(service)},
+            overrides=self.overrides,
+            had_quorum=self._quorum.get(service.name, True),
+        )
+
     def _rating(self, service: Service, server: Server, now: float) -> Rating:
         name = (service.name, server.name)
-        state = self.states.get(name)
-        factor = self._slow_share(name, server, now)
-        if service.name in self._times:
+        returned = self._returned.get(name)
+        factor = 1.0 if returned is None else slow_start.share(now - returned, server.slow_start)
+        if service.name in self._times and isinstance(service.scheduler, Policy):
             factor *= self._times[service.name].factor(server.name)
-        return rating(state, factor=factor)
-
-    def _slow_share(self, name: ServerName, server: Server, now: float) -> float:
-        at = self._returned.get(name)
-        if at is None:
-            return 1.0
-        step = slow_start.next_step(now - at, server.slow_start)
-        if step is None:
-            del self._returned[name]
-            self._slow.pop(name, None)
-            return 1.0
-        self._slow[name] = at + step
-        return slow_start.share(now - at, server.slow_start)
+        return rating(self.states.get(name), factor=factor)

@@ -9,6 +9,7 @@ Knows the routes and what a request must hold; what is done is the daemon's.
     POST /weight            {"service", "server", "weight": units or null, "check"}
     POST /reload            the daemon's own file again
     POST /apply             {"file", "format", "content", "temporary"}
+    POST /plan              {"file", "format", "content"}: what apply would do
 """
 
 import asyncio
@@ -18,7 +19,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 from kernlb.errors import ConfigError, KernlbError, Unsupported
 from kernlb.http_server import HttpServer, Request, Response, document, peer_is
@@ -49,6 +50,8 @@ class Controlled(Protocol):
     async def weigh(self, service: str, server: str, *, weight: int | None, check: bool) -> dict[str, Any]: ...
 
     async def reload(self) -> dict[str, Any]: ...
+
+    async def plan(self, *, file: str, format: str | None, content: str) -> dict[str, Any]: ...
 
     async def apply(self, *, file: str, format: str | None, content: str, temporary: bool) -> dict[str, Any]: ...
 
@@ -130,16 +133,12 @@ class Control:
                 return document(await daemon.weigh(*body.server(), weight=body.weight(), check=body.has("check")))
             case "POST", "/reload":
                 return document(await daemon.reload())
+            case "POST", "/plan":
+                body = _Body(request)
+                return document(await daemon.plan(**body.file()))
             case "POST", "/apply":
                 body = _Body(request)
-                return document(
-                    await daemon.apply(
-                        file=body.text("file"),
-                        format=body.text("format") if body.has("format") else None,
-                        content=body.text("content"),
-                        temporary=body.has("temporary"),
-                    )
-                )
+                return document(await daemon.apply(**body.file(), temporary=body.has("temporary")))
         return document(
             {"error": error_document(Malformed(f"no {request.method} {request.path} here", where="control socket"))},
             status=404,
@@ -162,6 +161,12 @@ class Control:
             self._watchers -= 1
 
 
+class _File(TypedDict):
+    file: str
+    format: str | None
+    content: str
+
+
 class _Body:
     """The JSON object of a request. Raises Malformed for what is not as it should be."""
 
@@ -182,6 +187,10 @@ class _Body:
         if not isinstance(found, str):
             raise Malformed(f"{key} must be text", where=key)
         return found
+
+    def file(self) -> "_File":
+        format = self.text("format") if self.has("format") else None
+        return {"file": self.text("file"), "format": format, "content": self.text("content")}
 
     def server(self) -> tuple[str, str]:
         return self.text("service"), self.text("server")

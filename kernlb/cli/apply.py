@@ -11,7 +11,7 @@ import click
 from kernlb import applied
 from kernlb.cli import changes, handover, output
 from kernlb.cli.options import Duration, consent, consent_options, file_argument
-from kernlb.cli.plan import report
+from kernlb.cli.plan import foresee
 from kernlb.cli.progress import Progress
 from kernlb.cli.root import verb
 from kernlb.cli.session import Session, need_net_admin
@@ -66,8 +66,7 @@ def command(
     need_net_admin("apply")
     allowed = consent(adopt=adopt, shared_settings=shared_settings, take_port=take_port)
     if check:
-        reconciler = session.reconciler(source.config, allowed)
-        report(session, reconciler.plan(wanted(source.config, overrides=reconciler.state.overrides)), source)
+        foresee(session, source, format, allowed)
         return 0
     places = session.places()
     handed = handover.apply(session, source, format=format, temporary=temporary, confirm=confirm is not None)
@@ -87,7 +86,7 @@ def command(
     if session.as_json:
         output.facts(changes.document(done, before.names, before.breaks))
     elif done:
-        click.echo(changes.summary(done, done=True))
+        click.echo(changes.summary((op.verb for op in done), done=True))
     else:
         click.echo(f"nothing to do: the kernel is as {source.file} says")
     return 0
@@ -102,7 +101,7 @@ def _carry_out(session: Session, reconciler: Reconciler, want: Wanted, *, deadli
             done += step.done
             if not session.as_json:
                 for op in step.done:
-                    progress.print(changes.line(op, reconciler.state.names, {}))
+                    progress.print(changes.line(op, reconciler.state.names))
             if not step.waiting:
                 return done
             progress.waiting(step.waiting, reconciler.state, deadline=deadline, now=time.time())
@@ -135,4 +134,4 @@ def _put_back(session: Session, reconciler: Reconciler, before: Table) -> None:
     operations = reconciler.restore(before)
     for op in operations:
         if not session.as_json:
-            output.change(changes.line(op, reconciler.state.names, {}))
+            output.change(changes.line(op, reconciler.state.names))

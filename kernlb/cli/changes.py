@@ -1,18 +1,14 @@
 """How operations look: the lines and the JSON that plan, apply and clear share."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 from kernlb.config.values import Config
-from kernlb.desired import Name
 from kernlb.formats.detect import Format
-from kernlb.model import Key
-from kernlb.plan import Operation, Verb
+from kernlb.plan import Verb
 from kernlb.showing import operations_document
 from kernlb.source import Source, read, refuse_loss
 from kernlb.text import operation
-
-Names = Mapping[Key, Name]
-Breaks = Mapping[Key, int | None]
 
 
 def read_source(file: str, format: str | None, *, accept_loss: bool) -> Source:
@@ -34,12 +30,12 @@ def obstacles(config: Config) -> Iterator[str]:
             yield from (f"{each.about}: {each.cause}; {each.fix}" for each in reverse_path(config, patient) if each.fix)
 
 
-def line(op: Operation, names: Names, breaks: Breaks) -> str:
-    live = breaks.get(op.key)
-    return operation(op, names) + (f"  (live connections: {live})" if live else "")
+def with_breaks(text: str, live: int | None) -> str:
+    """An operation's line, with the connections that it breaks."""
+    return text + (f"  (live connections: {live})" if live else "")
 
 
-def summary(operations: Iterable[Operation], *, done: bool) -> str:
+def summary(verbs: Iterable[str], *, done: bool) -> str:
     """2 to add, 1 to remove; or 2 added, 1 removed."""
     words = {
         Verb.ADD: ("to add", "added"),
@@ -47,8 +43,9 @@ def summary(operations: Iterable[Operation], *, done: bool) -> str:
         Verb.QUIESCE: ("to quiesce", "quiesced"),
         Verb.REMOVE: ("to remove", "removed"),
     }
-    verbs = [op.verb for op in operations]
-    return ", ".join(f"{verbs.count(kind)} {word[done]}" for kind, word in words.items() if kind in verbs)
+    counted = Counter(verbs)
+    return ", ".join(f"{counted[kind]} {word[done]}" for kind, word in words.items() if kind in counted)
 
 
+line = operation
 document = operations_document

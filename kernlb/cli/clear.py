@@ -28,6 +28,7 @@ def command(session: Session) -> int:
         output.facts(changes.document(operations, names, {}))
         return 0
     for op in operations:
-        output.change(changes.line(op, names, {}))
-    click.echo(changes.summary(operations, done=True) or "nothing to clear: kernlb owns nothing here")
+        output.change(changes.line(op, names))
+    summary = changes.summary((op.verb for op in operations), done=True)
+    click.echo(summary or "nothing to clear: kernlb owns nothing here")
     return 0

@@ -16,6 +16,14 @@ def client(session: Session, *, timeout: float = 120.0) -> ControlClient:
     return ControlClient(session.places().control, timeout=timeout)
 
 
+def plan(session: Session, source: Source, *, format: str | None) -> dict[str, Any] | None:
+    """What the daemon would do with the file; None where none runs."""
+    try:
+        return client(session).ask("POST", "/plan", **_content(source, format))
+    except NoDaemon:
+        return None
+
+
 def apply(session: Session, source: Source, *, format: str | None, temporary: bool, confirm: bool) -> int | None:
     """Has the daemon take the file; None where none runs."""
     daemon = client(session)
@@ -27,20 +35,17 @@ def apply(session: Session, source: Source, *, format: str | None, temporary: bo
             where=str(session.places().control),
             hint="apply --temporary, and kernlb reload puts the daemon's own file back",
         )
-    file = source.file if source.file == "standard input" else realpath(source.file)
     try:
-        said = daemon.ask(
-            "POST",
-            "/apply",
-            file=file,
-            format=format,
-            content=source.content.decode(errors="surrogateescape"),
-            temporary=temporary,
-        )
+        said = daemon.ask("POST", "/apply", **_content(source, format), temporary=temporary)
     except NoDaemon:
         return None
     taken(session, said)
     return 0
+
+
+def _content(source: Source, format: str | None) -> dict[str, str | None]:
+    file = source.file if source.file == "standard input" else realpath(source.file)
+    return {"file": file, "format": format, "content": source.content.decode(errors="surrogateescape")}
 
 
 def taken(session: Session, said: dict[str, Any]) -> None:

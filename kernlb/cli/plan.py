@@ -2,12 +2,12 @@
 
 import click
 
-from kernlb.cli import changes, output
+from kernlb.cli import changes, handover, output
 from kernlb.cli.options import consent, consent_options, file_argument
 from kernlb.cli.root import verb
 from kernlb.cli.session import Session, need_net_admin
 from kernlb.machine import wanted
-from kernlb.reconciler import Plan
+from kernlb.reconciler import Consent
 from kernlb.source import Source
 
 
@@ -33,22 +33,26 @@ def command(
     source = changes.read_source(file, format, accept_loss=accept_loss)
     need_net_admin("plan")
     allowed = consent(adopt=adopt, shared_settings=shared_settings, take_port=take_port)
-    reconciler = session.reconciler(source.config, allowed)
-    plan = reconciler.plan(wanted(source.config, overrides=reconciler.state.overrides))
-    report(session, plan, source)
-    return 2 if plan.operations else 0
+    return 2 if foresee(session, source, format, allowed) else 0
 
 
-def report(session: Session, plan: Plan, source: Source) -> None:
-    """What a plan says, to people or in JSON."""
-    for warning in (*plan.warnings, *changes.obstacles(source.config)):
+def foresee(session: Session, source: Source, format: str | None, allowed: Consent) -> bool:
+    """Says what apply would do, to people or in JSON; whether that is anything. Where a daemon runs, by the health that
+    it knows and by its own consent, as its apply would be."""
+    said = handover.plan(session, source, format=format)
+    if said is None:
+        reconciler = session.reconciler(source.config, allowed)
+        plan = reconciler.plan(wanted(source.config, overrides=reconciler.state.overrides))
+        said = changes.document(plan.operations, plan.names, plan.breaks) | {"warnings": plan.warnings}
+    for warning in (*said["warnings"], *changes.obstacles(source.config)):
         output.note(warning)
     if session.as_json:
-        output.facts(changes.document(plan.operations, plan.names, plan.breaks))
-        return
-    for op in plan.operations:
-        output.change(changes.line(op, plan.names, plan.breaks))
-    if plan.operations:
-        click.echo(changes.summary(plan.operations, done=False))
+        output.facts({key: said[key] for key in ("changed", "operations")})
+        return bool(said["changed"])
+    for op in said["operations"]:
+        output.change(changes.with_breaks(op["text"], op["breaks"]))
+    if said["changed"]:
+        click.echo(changes.summary((op["verb"] for op in said["operations"]), done=False))
     else:
         click.echo(f"nothing to do: the kernel is as {source.file} says")
+    return bool(said["changed"])

@@ -12,10 +12,9 @@ from functools import partial
 from kernlb import operator, record
 from kernlb.assessment import Assessment
 from kernlb.checker import Change, Checker
-from kernlb.config.values import Config
 from kernlb.daemon import telling
 from kernlb.daemon.drift import Drift
-from kernlb.daemon.options import Machine, Options, Signs
+from kernlb.daemon.options import Machine, Options, Signs, same_engines
 from kernlb.daemon.schedule import FULL, next_look
 from kernlb.daemon.setbacks import Setbacks
 from kernlb.daemon.track import Track
@@ -27,9 +26,10 @@ from kernlb.desired import Meaning
 from kernlb.errors import KernelError, KernlbError
 from kernlb.health import State
 from kernlb.journal import Journal, Level
+from kernlb.ownership import Ownership
 from kernlb.passive import Passive
 from kernlb.pool import ServerName
-from kernlb.reconciler import Reconciler
+from kernlb.reconciler import Plan, Reconciler, Wanted
 from kernlb.source import Source
 from kernlb.systemd import Notifier
 
@@ -321,6 +321,11 @@ class Daemon:
     async def recount(self) -> None:
         await self.view.recount(self._writer.counters)
 
+    async def plan(self, wanted: Wanted, open: Callable[[Ownership], Signs] | None) -> Plan:
+        """What a step would do. Writes nothing. `open`s the kernel where the daemon's own engines are not the right."""
+        async with self._stepping:
+            return await self._writer.foresee(wanted, open)
+
     async def swap(self, source: Source) -> Work:
         """Another configuration, once it has been planned without objection. Raises what speaks against it; then all
         is as before."""
@@ -328,7 +333,7 @@ class Daemon:
             before, meant, standing = self.source, self._meaning, self.checker.standing()
             meaning = self._machine.meaning(source.config)
             signs = self._writer.signs
-            reopened = _engines(source.config) != _engines(before.config)
+            reopened = not same_engines(source.config, before.config)
             try:
                 if reopened:
                     self._drift.deaf()
@@ -338,7 +343,7 @@ class Daemon:
                         )
                     )
                     self._drift.listen()
-                await self._writer.plan(partial(meaning.desired, self.assessment.trial(source.config)))
+                await self._writer.plan(partial(meaning.desired, self.assessment.trial(source.config, now=self.now())))
                 self._configure(source, meaning, standing)
                 work = await self._step(apart=False)
             except BaseException:
@@ -391,8 +396,3 @@ class Daemon:
 
     def _complain(self, event: str, error: KernlbError, **facts: object) -> None:
         self._journal.say(event, level=Level.ERROR, kind=error.kind, message=error.message, where=error.where, **facts)
-
-
-def _engines(config: Config) -> object:
-    """What the engines of a kernel are made from."""
-    return config.engine, config.addresses.manage, config.addresses.interface

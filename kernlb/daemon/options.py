@@ -25,6 +25,12 @@ class Options:
     passive: bool = True
 
 
+def same_engines(one: Config, other: Config) -> bool:
+    """Whether both are carried out by the same engines of a kernel."""
+    made_from = [(each.engine, each.addresses.manage, each.addresses.interface) for each in (one, other)]
+    return made_from[0] == made_from[1]
+
+
 class Signs(Protocol):
     """Tells that somebody else may have changed the kernel."""
 

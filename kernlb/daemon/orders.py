@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from functools import partial
 from os.path import realpath
 from typing import Any
 
@@ -9,7 +10,7 @@ from kernlb import operator
 from kernlb.control import error_document
 from kernlb.daemon import telling
 from kernlb.daemon.daemon import Daemon
-from kernlb.daemon.options import Machine
+from kernlb.daemon.options import Machine, same_engines
 from kernlb.errors import KernlbError
 from kernlb.journal import Journal, Level
 from kernlb.pool import ServerName
@@ -73,6 +74,22 @@ class Orders:
 
         return exposition(await self.status())
 
+    async def plan(self, *, file: str, format: str | None, content: str) -> dict[str, Any]:
+        """What `apply` of this content would do, by the health that is known of its servers."""
+        daemon, machine = self._daemon, self._machine
+        source = await asyncio.to_thread(self._understood, content, file, format)
+        if not self._accept_loss:
+            refuse_loss(source)
+        pools = daemon.assessment.trial(source.config, now=daemon.now())
+        wanted = partial(machine.meaning(source.config).desired, pools)
+        same = same_engines(source.config, daemon.source.config)
+        plan = await daemon.plan(wanted, None if same else partial(machine.open, source.config))
+        return {
+            "through": "daemon",
+            **operations_document(plan.operations, plan.names, plan.breaks),
+            "warnings": list(plan.warnings),
+        }
+
     # --- what is to be
 
     async def drain(self, service: str, server: str, *, deadline: float, check: bool) -> dict[str, Any]:
@@ -105,10 +122,14 @@ class Orders:
                 hint=f"change {self._file} and reload, or use this file until the next reload with --temporary",
             )
         return await self._adopt(
-            lambda: self._machine.understand(content.encode(), file, format), file if temporary else None
+            lambda: self._understood(content, file, format),
+            file if temporary else None,
         )
 
     # --- inside
+
+    def _understood(self, content: str, file: str, format: str | None) -> Source:
+        return self._machine.understand(content.encode(errors="surrogateescape"), file, format)
 
     def _known(self, service: str, server: str) -> ServerName:
         return operator.known(self._daemon.assessment.config, service, server)

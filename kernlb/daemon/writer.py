@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from kernlb.daemon.options import Signs
 from kernlb.model import Counters, Key
 from kernlb.operator import Overrides
+from kernlb.ownership import Ownership
 from kernlb.plan import Operation
 from kernlb.reconciler import Plan, Reconciler, Step, Wanted
 
@@ -69,6 +70,23 @@ class Writer:
 
     async def plan(self, wanted: Wanted) -> Plan:
         return await self.do(lambda: self.reconciler.plan(wanted, count=False))
+
+    async def foresee(self, wanted: Wanted, open: Callable[[Ownership], Signs] | None) -> Plan:
+        """What a step would do to the kernel as it is this very moment, live connections counted."""
+
+        def look() -> Plan:
+            if open is None:
+                self.signs.spoil()
+                return self.reconciler.plan(wanted)
+            ours, opened = self.reconciler.kernel, open(self.reconciler.state.ownership)
+            try:
+                self.reconciler.kernel = opened.kernel
+                return self.reconciler.plan(wanted)
+            finally:
+                self.reconciler.kernel = ours
+                opened.close()
+
+        return await self.do(look)
 
     async def counters(self) -> Mapping[Key, Counters]:
         return await self.do(self.reconciler.kernel.counters)

@@ -125,6 +125,28 @@ def test_what_the_kernel_refuses_of_a_new_file_brings_the_old_one_back(world: Wo
     play(scene)
 
 
+def test_a_plan_heeds_what_the_daemon_knows_of_its_servers_and_writes_nothing(world: World) -> None:
+    async def scene() -> None:
+        one, dead, new = Server(), Server(), Server()
+        await one.live()
+        await new.live()
+        text = service(one, dead)
+        async with world.running(text):
+            await until(lambda: world.weights() == {one.address: 1})
+            asked = {"file": str(world.file), "content": text}
+            assert not (await world.ask("POST", "/plan", **asked))["changed"]
+            # Another service beside it: a kernel of other engines is looked at too.
+            other = f"[engine]\nmark_base = 0x55550000\n{text}{service(new, name='other', bind='192.0.2.2:80')}"
+            before = world.ipvs.read()
+            said = await world.ask("POST", "/plan", **asked | {"content": other})
+            assert [str(new.address) in op["text"] for op in said["operations"] if "real server" in op["text"]] == [
+                True
+            ]
+            assert world.ipvs.read() == before
+
+    play(scene)
+
+
 def test_apply_of_another_file_is_refused_unless_temporary_and_ends_with_a_reload(world: World) -> None:
     async def scene() -> None:
         one, two = Server(), Server()
