@@ -139,15 +139,18 @@ static __always_inline int parse_transport(struct cursor *cursor, struct packet 
 	return PARSED_FLOW;
 }
 
-/* The packet that an ICMP error quotes went the other way: its source is our address. */
-static __always_inline int parse_quoted_ports(struct cursor *cursor, struct packet *packet, __u8 protocol)
+/*
+ * The packet that an ICMP error quotes went the other way: its source is our address. `length` is that of all headers
+ * before its ports; what lies beyond the error's own length is no quotation.
+ */
+static __always_inline int parse_quoted_ports(struct cursor *cursor, struct packet *packet, __u8 protocol, __u32 length)
 {
 	struct ports *ports;
 
 	if (!has_ports(protocol))
 		return CAUSE_ICMP;
 	ports = take(cursor, sizeof(*ports));
-	if (!ports)
+	if (!ports || packet->length < packet->transport - packet->network + length + sizeof(*ports))
 		return CAUSE_MALFORMED;
 	packet->tuple.protocol = protocol;
 	packet->tuple.source_port = ports->destination;
@@ -175,7 +178,7 @@ static __always_inline int parse_icmp4(struct cursor *cursor, struct packet *pac
 	options = (quoted->ihl * 4 - sizeof(*quoted)) & 0x3c;
 	if (options && !take(cursor, options))
 		return CAUSE_MALFORMED;
-	return parse_quoted_ports(cursor, packet, quoted->protocol);
+	return parse_quoted_ports(cursor, packet, quoted->protocol, sizeof(*icmp) + sizeof(*quoted) + options);
 }
 
 static __always_inline int parse_icmp6(struct cursor *cursor, struct packet *packet)
@@ -193,7 +196,7 @@ static __always_inline int parse_icmp6(struct cursor *cursor, struct packet *pac
 	if (!same_address((struct address *)&quoted->saddr, &packet->tuple.destination, 1))
 		return CAUSE_ICMP;
 	copy_ipv6(&packet->tuple.source, &quoted->daddr);
-	return parse_quoted_ports(cursor, packet, quoted->nexthdr);
+	return parse_quoted_ports(cursor, packet, quoted->nexthdr, sizeof(*icmp) + sizeof(*quoted));
 }
 
 static __always_inline int parse_ipv4(struct cursor *cursor, struct packet *packet, const enum hook hook)
