@@ -9,7 +9,7 @@
 
 #include <linux/types.h>
 
-#define ABI_VERSION 1
+#define ABI_VERSION 2
 
 /* Which destinations a packet may have to interest us at all; one byte of flags a hash value, false positives allowed. */
 #define FILTER_SIZE 16384
@@ -40,6 +40,10 @@ struct service {
 	__u32 slots;
 	__u16 flags;
 	__u16 idle; /* ticks; a flow silent for longer may be forgotten. At most TICK_MASK / 2 */
+	__u32 connections; /* full NAT: no more at a time; 0: any number */
+	__u32 together; /* no more of all services with such a limit together; 0: any number */
+	__u16 limit; /* the number of its limit, which it may share with others */
+	__u16 zero;
 };
 
 /*
@@ -105,7 +109,9 @@ struct server {
 	struct address address;
 	struct address source; /* outer source of a tunnel */
 	struct address next; /* next hop for HOP_NEIGHBOUR */
-	__u64 reserved[6]; /* two cache lines, aligned */
+	__u32 connections; /* full NAT: at so many it is passed over; 0: never */
+	__u32 resume; /* until it has fewer than so many */
+	__u64 reserved[5]; /* two cache lines, aligned */
 };
 
 struct source {
@@ -121,7 +127,7 @@ struct tuple {
 	__be16 destination_port;
 	__u8 protocol;
 	__u8 family; /* 4 or 6 */
-	__u16 zero;
+	__u16 limit; /* in the key of a forward flow: its service's. No part of the comparison */
 };
 
 /* Order matters: the index into settings.timeout. */
@@ -140,7 +146,9 @@ enum flow_flag {
 	FLOW_CLIENT_FIN = 2,
 	FLOW_SERVER_FIN = 4,
 	FLOW_SERVER_FIRST = 8, /* the server closed first, so TIME_WAIT is the server's */
-	FLOW_CLOCK = 16, /* timestamps are shifted by clock */
+	FLOW_CLOCK = 16, /* the forward flow's clock is added to the client's timestamps */
+	FLOW_TIMED = 32, /* the reverse flow's clock is the last timestamp that the server saw */
+	FLOW_COUNTED = 64, /* in the limits of its service and server */
 };
 
 /* One direction of a full NAT connection: a packet with this key gets the other addresses, and leaves by hop. */
@@ -151,7 +159,7 @@ struct flow {
 	__be16 source_port;
 	__be16 destination_port;
 	struct hop hop; /* to the client; a server's own is in servers */
-	__u32 clock; /* added to the client's timestamps, taken from the server's echoes */
+	__u32 clock; /* FLOW_CLOCK, FLOW_TIMED */
 	struct address next;
 	__u32 seen; /* ticks */
 	__u32 pair; /* bucket * FLOWS_PER_BUCKET + index of the other direction */
@@ -167,6 +175,16 @@ struct flow_bucket {
 };
 
 #define LOCKS 4096
+
+/* What a limit counts; with the number of a service's limit, or of a server, it is the key of the limit. */
+enum limit_kind {
+	LIMIT_TOGETHER = 0,
+	LIMIT_SERVICE = 1 << 16,
+	LIMIT_SERVER = 2 << 16,
+};
+
+/* A limit's connections by when they expire; a step is 2^step_shift ticks, and the longest timeout fits. */
+#define LIMIT_STEPS 256
 
 /*
  * What is remembered of a flow through a slot in transition, in one word so that it is never half written:
@@ -219,6 +237,7 @@ enum cause {
 	CAUSE_FAMILY, /* the server is not reachable over this family */
 	CAUSE_TOO_BIG, /* answered with packet too big */
 	CAUSE_ROOM, /* the driver had no room for an outer header */
+	CAUSE_LIMIT, /* full NAT: too many connections; answered with a reset, datagrams dropped */
 	CAUSES,
 };
 
@@ -234,6 +253,8 @@ struct settings {
 	__u8 fullnat;
 	__u8 tunnel;
 	__u8 transition;
+	__u8 limits;
+	__u8 step_shift;
 };
 
 /* What the program would do, for `kernlb explain`. */

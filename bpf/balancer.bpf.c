@@ -8,6 +8,7 @@
 #include "open.h"
 #include "parse.h"
 #include "related.h"
+#include "reset.h"
 #include "table.h"
 #include "toobig.h"
 #include "tunnel.h"
@@ -159,7 +160,7 @@ static __always_inline int follow(void *ctx, struct packet *packet, struct flow 
 }
 
 /* A flow that is known may go on, unless this packet would begin it anew and its server takes no more. */
-static __always_inline _Bool continues(struct packet *packet, struct flow *flow)
+static __always_inline _Bool continues(void *ctx, const struct packet *packet, struct flow *flow, const enum hook hook)
 {
 	__u32 now = ticks();
 
@@ -178,23 +179,38 @@ static __always_inline _Bool continues(struct packet *packet, struct flow *flow)
 	}
 	if (unlikely(flow->seen != now || flow->state == FLOW_OPENING || packet->flags & (TCP_FIN | TCP_RST)))
 		flow_advanced(flow, packet->flags, now);
+	if (unlikely((flow->state == FLOW_CLOSING || flow->state == FLOW_CLOSED) && flow->flags & FLOW_FORWARD))
+		note_clock(ctx, packet->transport, flow, hook);
 	return 1;
 }
 
 static __always_inline struct flow *begin(void *ctx, const struct packet *packet, const struct choice *choice, __u64 hash,
-					  const enum hook hook, __u32 *cause)
+					  __u16 limit, const enum hook hook, __u32 *cause)
 {
-	struct ethhdr *ethernet = data(ctx, hook);
+	struct ethhdr *ethernet;
 	struct opening *opening;
 	__u32 zero = 0;
 
 	opening = bpf_map_lookup_elem(MAP(openings), &zero);
-	if (!opening || (void *)(ethernet + 1) > data_end(ctx, hook))
+	if (!opening)
 		return NULL;
 	opening->tuple = packet->tuple;
 	opening->hash = hash;
 	opening->server = choice->id;
 	opening->now = ticks();
+	opening->limit = limit;
+	opening->timed = opening->shifted = 0;
+	opening->clock = 0;
+	if (packet->tuple.protocol == IPPROTO_TCP) {
+		_Bool odd;
+		struct timestamps *found = timestamps_of(ctx, packet->transport, &odd, hook);
+
+		opening->timed = !!found;
+		opening->timestamp = found ? read_word(found->value) : 0;
+	}
+	ethernet = data(ctx, hook);
+	if ((void *)(ethernet + 1) > data_end(ctx, hook))
+		return NULL;
 	opening->first_source = choice->server->first_source;
 	opening->source_count = choice->server->source_count;
 	opening->datagram = packet->tuple.protocol == IPPROTO_UDP;
@@ -242,7 +258,7 @@ static __always_inline int balance(void *ctx, struct cursor *cursor, __u32 netwo
 	struct packet packet = { .network = network };
 	struct service *service;
 	struct choice choice;
-	__u32 cause = CAUSE_NO_ROOM;
+	__u32 cause = CAUSE_NO_ROOM, expiry = NO_STEP;
 	struct flow *flow;
 	__u64 hash;
 	int parsed;
@@ -273,7 +289,7 @@ static __always_inline int balance(void *ctx, struct cursor *cursor, __u32 netwo
 			}
 			return passed(hook);
 		}
-		if (flow && continues(&packet, flow))
+		if (flow && continues(ctx, &packet, flow, hook))
 			return follow(ctx, &packet, flow, hook, ipv6);
 	}
 	if (!(packet.filter & FILTER_SERVICE))
@@ -304,9 +320,19 @@ static __always_inline int balance(void *ctx, struct cursor *cursor, __u32 netwo
 		return refuse(choice.id, hook, CAUSE_FAMILY);
 	if (choice.server->hop.method == HOP_UNRESOLVED)
 		return refuse(choice.id, hook, CAUSE_NO_HOP);
-	flow = begin(ctx, &packet, &choice, hash, hook, &cause);
-	if (!flow)
+	if (settings.limits) {
+		expiry = step_of(ticks() + timeout_of(packet.tuple.protocol == IPPROTO_TCP ? FLOW_OPENING : FLOW_DATAGRAM));
+		if (unlikely(!admit(service, &choice, hash, expiry))) {
+			refuse(choice.id, hook, CAUSE_LIMIT);
+			return packet.tuple.protocol == IPPROTO_TCP ? answer_reset(ctx, &packet, hook, ipv6) : dropped(hook);
+		}
+	}
+	flow = begin(ctx, &packet, &choice, hash, service->limit, hook, &cause);
+	if (!flow) {
+		if (settings.limits)
+			move_in_limits(service->limit, choice.id, expiry, NO_STEP);
 		return refuse(choice.id, hook, cause);
+	}
 	account(choice.id, packet.length, 1, 0);
 	return translate(ctx, &packet, flow, &choice.server->hop, &choice.server->next, hook, ipv6);
 deliver:

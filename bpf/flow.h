@@ -8,6 +8,7 @@
 #define KERNLB_FLOW_H
 
 #include "hash.h"
+#include "limit.h"
 #include "parse.h"
 
 static __always_inline __u32 first_bucket(__u64 hash)
@@ -90,30 +91,73 @@ static __always_inline struct flow *pair_of(const struct flow *flow)
 
 	if (!pair || pair->state == FLOW_FREE || pair->server != flow->server ||
 	    pair->key.source_port != flow->destination_port || pair->key.destination_port != flow->source_port ||
-	    pair->key.source.word[3] != flow->destination.word[3])
+	    pair->key.source.word[3] != flow->destination.word[3] || pair->destination_port != flow->key.source_port ||
+	    pair->destination.word[3] != flow->key.source.word[3])
 		return NULL;
 	return pair;
 }
 
-static __always_inline void set_state(struct flow *flow, struct flow *pair, __u8 state, __u8 flags, __u32 now)
+/* When a flow that is counted expires. */
+static __always_inline __u32 step_of_expiry(const struct flow *flow)
+{
+	__u32 state = flow->state;
+
+	if (!(flow->flags & FLOW_COUNTED) || state == FLOW_FREE || state == FLOW_CLOSED || state >= FLOW_STATES)
+		return NO_STEP;
+	return step_of(flow->seen + timeout_of(state));
+}
+
+/* Both directions of a flow take the same one. */
+static __always_inline struct lock *lock_of(const struct flow *flow)
+{
+	__u32 number = (flow->flags & FLOW_FORWARD ? flow->source_port : flow->key.destination_port) & (LOCKS - 1);
+
+	return bpf_map_lookup_elem(MAP(locks), &number);
+}
+
+static __always_inline void write_state(struct flow *flow, __u8 state, __u8 flags, __u32 now)
 {
 	flow->state = state;
 	flow->flags = (flow->flags & FLOW_FORWARD) | flags;
 	flow->seen = now;
-	if (pair) {
-		pair->state = state;
-		pair->flags = (pair->flags & FLOW_FORWARD) | flags;
-		pair->seen = now;
-	}
 }
 
+/* flags: but for FLOW_FORWARD those of both directions. What is not counted yet is from now on. */
+static __always_inline void set_state(struct flow *flow, struct flow *pair, __u8 state, __u8 flags, __u32 now)
+{
+	struct flow *forward = flow->flags & FLOW_FORWARD ? flow : pair;
+	struct lock *lock = lock_of(flow);
+	__u32 from, to;
+
+	if (!settings.limits || !forward || !lock) {
+		write_state(flow, state, flags, now);
+		if (pair)
+			write_state(pair, state, flags, now);
+		return;
+	}
+	bpf_spin_lock(&lock->lock);
+	from = step_of_expiry(forward);
+	write_state(flow, state, flags | FLOW_COUNTED, now);
+	if (pair)
+		write_state(pair, state, flags | FLOW_COUNTED, now);
+	to = step_of_expiry(forward);
+	bpf_spin_unlock(&lock->lock);
+	if (from != to)
+		move_in_limits(forward->key.limit, forward->server, from, to);
+}
+
+/* Forgotten, both directions. */
 static __always_inline void release(struct flow *flow)
 {
 	struct flow *pair = pair_of(flow);
 
-	if (pair)
-		pair->state = FLOW_FREE;
-	flow->state = FLOW_FREE;
+	set_state(flow, pair, FLOW_FREE, 0, flow->seen);
+}
+
+/* The client has left its port to the server's TIME_WAIT, which goes on. */
+static __always_inline void forsake(struct flow *flow)
+{
+	*(volatile __u8 *)&flow->state = FLOW_FREE;
 }
 
 /* A packet of a flow arrived that may change its state, or the first one within this tick. */
@@ -138,30 +182,6 @@ static __noinline void flow_advanced(struct flow *flow, __u32 tcp, __u32 now)
 		state = FLOW_ESTABLISHED;
 	}
 	set_state(flow, pair, state, flags, now);
-}
-
-/* A SYN for a connection that is known: on the same ports again, unless its server takes no more. */
-static __noinline _Bool flow_reopened(struct flow *flow, __u32 now)
-{
-	__u32 id;
-	struct server *server;
-	struct flow *pair;
-
-	if (!flow)
-		return 0;
-	id = flow->server;
-	server = bpf_map_lookup_elem(MAP(servers), &id);
-	pair = pair_of(flow);
-	/* Or else the compiler forgets that it has looked whether there is one. */
-	asm volatile("" : "+r"(pair));
-	if (!pair || !server || server->forwarding != FORWARD_FULLNAT || server->flags & SERVER_DEAD ||
-	    (flow->state >= FLOW_CLOSING && server->flags & SERVER_QUIESCED)) {
-		release(flow);
-		return 0;
-	}
-	if (flow->state == FLOW_CLOSING || flow->state == FLOW_CLOSED)
-		set_state(flow, pair, FLOW_OPENING, flow->flags & FLOW_CLOCK, now);
-	return 1;
 }
 
 #endif

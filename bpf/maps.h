@@ -17,6 +17,8 @@ const volatile struct settings settings = {
 	.fullnat = 1,
 	.tunnel = 1,
 	.transition = 1,
+	.limits = 1,
+	.step_shift = 2,
 };
 #endif
 
@@ -102,6 +104,24 @@ struct {
 	__type(key, __u32);
 	__type(value, struct lock);
 } locks SEC(".maps");
+
+struct limit {
+	struct bpf_spin_lock lock;
+	__u32 live;
+	__u32 step; /* the first that has not expired */
+	__u16 full; /* the upper number was reached, and not yet the lower one */
+	__u16 step_shift; /* with other timeouts steps are other times */
+	__u32 ending[LIMIT_STEPS]; /* connections by the step at which they expire, if nothing is heard of them */
+};
+
+/* Userland makes one for each number that is configured, and never writes to it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct limit);
+} limits SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

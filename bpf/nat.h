@@ -6,6 +6,7 @@
 #include "checksum.h"
 #include "flow.h"
 #include "send.h"
+#include "timestamp.h"
 
 static __always_inline __u64 address_change(const struct address *from, const struct address *to, const _Bool ipv6)
 {
@@ -51,10 +52,16 @@ static __always_inline int translate(void *ctx, struct packet *packet, const str
 	__u32 before = ports_of(&packet->tuple), after = (__u32)flow->destination_port << 16 | flow->source_port;
 	void *start = data(ctx, hook), *end = data_end(ctx, hook);
 	__u32 at = udp ? __builtin_offsetof(struct udphdr, check) : __builtin_offsetof(struct tcphdr, check);
-	__u64 addresses;
+	__u64 addresses, others;
 	__u32 *ports;
 	__u16 *check;
 
+	others = change(before, after);
+	if (unlikely(flow->flags & FLOW_CLOCK)) {
+		others += shift_timestamps(ctx, transport, flow, hook);
+		start = data(ctx, hook);
+		end = data_end(ctx, hook);
+	}
 	addresses = address_change(&packet->tuple.source, &flow->source, ipv6) +
 		    address_change(&packet->tuple.destination, &flow->destination, ipv6);
 	if (network > 64 || transport > 512 || start + sizeof(struct ethhdr) > end ||
@@ -84,9 +91,9 @@ static __always_inline int translate(void *ctx, struct packet *packet, const str
 		__u32 folded = fold(addresses);
 
 		bpf_l4_csum_replace(ctx, transport + at, 0, folded, flags | BPF_F_PSEUDO_HDR);
-		bpf_l4_csum_replace(ctx, transport + at, before, after, flags | sizeof(before));
+		bpf_l4_csum_replace(ctx, transport + at, 0, fold(others), flags);
 	} else {
-		fix_check(check, addresses + change(before, after), udp);
+		fix_check(check, addresses + others, udp);
 	}
 	return send(ctx, hop, next, hook);
 }

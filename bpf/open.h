@@ -3,11 +3,15 @@
 #ifndef KERNLB_OPEN_H
 #define KERNLB_OPEN_H
 
+#include "admit.h"
 #include "flow.h"
 #include "send.h"
 #include "table.h"
+#include "timestamp.h"
 
 #define PORT_ATTEMPTS 24
+#define FRESH_ATTEMPTS 8 /* before a port is taken that its last client is done with */
+#define REST 2 /* ticks of silence after which nothing more is on its way */
 #define FIB_TUPLE_LENGTH 40
 
 struct opening {
@@ -20,7 +24,12 @@ struct opening {
 	__u32 now;
 	__u16 first_source;
 	__u16 source_count;
+	__u32 timestamp; /* of the client's SYN */
+	__u32 clock; /* what has to be added to it */
+	__u16 limit;
 	__u8 datagram;
+	__u8 timed; /* there is a timestamp */
+	__u8 shifted; /* there is something to be added */
 };
 
 /* Too large for the stack. One a CPU: nothing interrupts a program to run another. */
@@ -81,17 +90,18 @@ static __always_inline void write_flow(struct flow *flow, const struct tuple *ke
 
 	flow->state = FLOW_FREE;
 	flow->key = *key;
+	flow->key.limit = opening->limit;
 	flow->source = forward ? opening->reverse.destination : opening->tuple.destination;
 	flow->destination = forward ? opening->reverse.source : opening->tuple.source;
 	flow->source_port = forward ? opening->reverse.destination_port : opening->tuple.destination_port;
 	flow->destination_port = forward ? opening->reverse.source_port : opening->tuple.source_port;
 	flow->hop = opening->back;
 	flow->next = opening->next;
-	flow->clock = 0;
+	flow->clock = forward ? opening->clock : 0;
 	flow->seen = opening->now;
 	flow->pair = pair;
 	flow->server = opening->server;
-	flow->flags = flags;
+	flow->flags = flags | (opening->shifted ? FLOW_CLOCK : 0) | (settings.limits ? FLOW_COUNTED : 0);
 	/* Last: a reader takes no entry that is not whole. */
 	*(volatile __u8 *)&flow->state = opening->datagram ? FLOW_DATAGRAM : FLOW_OPENING;
 }
@@ -103,8 +113,36 @@ static __always_inline struct opening *current_opening(void)
 	return bpf_map_lookup_elem(MAP(openings), &zero);
 }
 
+/* Every word at once: the verifier would walk each way through comparisons one by one. IPv4 addresses are mapped. */
+static __always_inline _Bool is_key(const struct flow *flow, const struct tuple *key)
+{
+	const __u32 *have = flow->key.source.word, *want = key->source.word;
+	__u32 difference = ports_of(&flow->key) ^ ports_of(key), i;
+
+	_Static_assert(__builtin_offsetof(struct tuple, destination) == sizeof(struct address), "eight words of addresses");
+#pragma unroll
+	for (i = 0; i < 8; i++)
+		difference |= have[i] ^ want[i];
+	return !(difference | (flow->key.protocol ^ key->protocol) | (flow->key.family ^ key->family));
+}
+
 #define INSERT_TAKEN (-1)
 #define INSERT_FULL (-2)
+#define INSERT_OVER 0x100 /* over a flow that is closed, if need be */
+
+/* Whether nothing is on its way any more, and the server has nothing in TIME_WAIT because it did not close first. */
+static __always_inline _Bool forgotten(const struct flow *flow, __u32 now)
+{
+	return now - flow->seen >= REST && !(flow->flags & FLOW_SERVER_FIRST);
+}
+
+/* Whether the server takes a SYN on the ports of a flow that is closed: it has forgotten them, or the timestamps go on. */
+static __always_inline _Bool reusable(const struct flow *flow, const struct opening *opening)
+{
+	if (flow->state != FLOW_CLOSED || opening->now - flow->seen < REST)
+		return 0;
+	return forgotten(flow, opening->now) || (flow->flags & FLOW_TIMED && opening->timed);
+}
 
 /*
  * Puts one direction of the flow that is being opened into a bucket where no live flow has its key. The answer is its
@@ -116,7 +154,7 @@ GLOBAL int insert_flow(__u32 number, __u32 flags, __u32 pair)
 	struct flow_bucket *bucket = bpf_map_lookup_elem(MAP(flows), &number);
 	__u32 stripe = number & (LOCKS - 1);
 	struct lock *lock = bpf_map_lookup_elem(MAP(locks), &stripe);
-	__u32 i, choice = FLOWS_PER_BUCKET, taken = 0;
+	__u32 i, choice = FLOWS_PER_BUCKET, closed = FLOWS_PER_BUCKET, taken = 0;
 	const struct tuple *key;
 
 	if (!opening || !bucket || !lock)
@@ -127,13 +165,25 @@ GLOBAL int insert_flow(__u32 number, __u32 flags, __u32 pair)
 	for (i = 0; i < FLOWS_PER_BUCKET; i++) {
 		struct flow *flow = &bucket->flow[i];
 
-		if (expired(flow, opening->now))
+		if (flow->state != FLOW_FREE && is_key(flow, key)) {
 			choice = i;
-		else if (same_tuple(&flow->key, key, 1)) /* IPv4 addresses are mapped: all words serve both */
-			taken = 1;
+			if (expired(flow, opening->now))
+				break;
+			taken = !(flags & INSERT_OVER) || !reusable(flow, opening);
+			opening->shifted = !taken && flow->flags & FLOW_TIMED && opening->timed;
+			opening->clock = flow->clock + (opening->now - flow->seen) * TIMESTAMPS_A_TICK - opening->timestamp;
+			break;
+		} else if (expired(flow, opening->now)) {
+			choice = i;
+		} else if (flow->state == FLOW_CLOSED && (flow->flags & FLOW_FORWARD || forgotten(flow, opening->now))) {
+			closed = i;
+		}
 	}
+	/* Whoever had it only loses the claim to the same port. */
+	if (choice == FLOWS_PER_BUCKET && flags & INSERT_OVER)
+		choice = closed;
 	if (!taken && choice < FLOWS_PER_BUCKET)
-		write_flow(&bucket->flow[choice & (FLOWS_PER_BUCKET - 1)], key, opening, flags, pair);
+		write_flow(&bucket->flow[choice & (FLOWS_PER_BUCKET - 1)], key, opening, flags & FLOW_FORWARD, pair);
 	bpf_spin_unlock(&lock->lock);
 	if (taken)
 		return INSERT_TAKEN;
@@ -161,7 +211,8 @@ GLOBAL int claim_port(__u32 unused)
 			return INSERT_FULL;
 		opening->reverse.destination = source->address;
 		opening->reverse.destination_port = bpf_htons(source->first_port + ((draw & 0xffffffff) * source->port_count >> 32));
-		place = insert_flow(first_bucket(flow_hash(&opening->reverse, opening->reverse.family == 6, 0)), 0, 0);
+		place = insert_flow(first_bucket(flow_hash(&opening->reverse, opening->reverse.family == 6, 0)),
+				    attempt < FRESH_ATTEMPTS ? 0 : INSERT_OVER, 0);
 		if (place >= 0)
 			return place;
 	}
@@ -178,7 +229,6 @@ static __always_inline struct flow *open_flow(struct opening *opening, const str
 	opening->reverse.source_port = server->port ? server->port : opening->tuple.destination_port;
 	opening->reverse.protocol = opening->tuple.protocol;
 	opening->reverse.family = opening->tuple.family;
-	opening->reverse.zero = 0;
 	reverse = claim_port(0);
 	*cause = CAUSE_NO_PORT;
 	if (reverse < 0)
@@ -186,6 +236,8 @@ static __always_inline struct flow *open_flow(struct opening *opening, const str
 	forward = insert_flow(first_bucket(opening->hash), FLOW_FORWARD, reverse);
 	if (forward == INSERT_FULL)
 		forward = insert_flow(second_bucket(opening->hash), FLOW_FORWARD, reverse);
+	if (forward == INSERT_FULL)
+		forward = insert_flow(first_bucket(opening->hash), FLOW_FORWARD | INSERT_OVER, reverse);
 	flow = flow_at(reverse);
 	if (!flow)
 		return NULL;
@@ -197,6 +249,40 @@ static __always_inline struct flow *open_flow(struct opening *opening, const str
 	}
 	flow->pair = forward;
 	return flow_at(forward);
+}
+
+/* A SYN for a connection that is known: on the same ports again, unless its server takes no more. */
+static __noinline _Bool flow_reopened(struct flow *flow, __u32 now)
+{
+	struct flow *pair;
+	struct server *server;
+	__u8 flags;
+
+	if (!flow)
+		return 0;
+	server = server_of(flow->server);
+	pair = pair_of(flow);
+	/* Or else the compiler forgets that it has looked whether there is one. */
+	asm volatile("" : "+r"(pair));
+	if (!pair || !server || server->forwarding != FORWARD_FULLNAT || server->flags & SERVER_DEAD ||
+	    (flow->state == FLOW_CLOSING && server->flags & SERVER_QUIESCED) || expired(flow, now)) {
+		release(flow);
+		return 0;
+	}
+	flags = flow->flags & FLOW_CLOCK;
+	if (flow->state == FLOW_CLOSING)
+		set_state(flow, pair, FLOW_OPENING, flags, now);
+	if (flow->state != FLOW_CLOSED)
+		return 1;
+	if (server->flags & SERVER_QUIESCED ||
+	    (settings.limits && !admit_again(flow, step_of(now + timeout_of(FLOW_OPENING))))) {
+		forsake(flow);
+		return 0;
+	}
+	flags |= settings.limits ? FLOW_COUNTED : 0;
+	write_state(flow, FLOW_OPENING, flags, now);
+	write_state(pair, FLOW_OPENING, flags, now);
+	return 1;
 }
 
 #endif

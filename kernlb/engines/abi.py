@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 Address = IPv4Address | IPv6Address
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 FILTER_SIZE = 16384
 SLOT_TRACKED = 0x8000
 SLOTS_PER_GROUP = 16
@@ -16,6 +16,7 @@ FLOW_BUCKET_SIZE = 512
 MEMORIES_PER_BUCKET = 8
 TICK_MASK = (1 << 14) - 1
 FLOW_STATES = 6
+LIMIT_STEPS = 256
 SERVERS = SLOT_TRACKED
 NO_ADDRESS = IPv6Address(0)
 
@@ -79,11 +80,20 @@ class Cause(IntEnum):
     FAMILY = 12
     TOO_BIG = 13
     ROOM = 14
+    LIMIT = 15
 
 
 CAUSES = len(Cause)
 NO_SERVICE_FLAG = ServiceFlag(0)
 NO_SERVER_FLAG = ServerFlag(0)
+
+
+class LimitKind(IntEnum):
+    """What a limit counts; with the number of a service's limit, or of a server, it is the key."""
+
+    TOGETHER = 0
+    SERVICE = 1 << 16
+    SERVER = 2 << 16
 
 
 class Reason(IntEnum):
@@ -139,22 +149,34 @@ class ServiceKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """`idle` in ticks, at most half of TICK_MASK."""
+    """`idle` in ticks, at most half of TICK_MASK. Of full NAT there are at most `connections` at a time, and of all
+    services with such a limit `together`; 0 is any number. Services of the same `limit` share theirs."""
 
     id: int
     slots: int
     idle: int
     flags: ServiceFlag = NO_SERVICE_FLAG
+    connections: int = 0
+    together: int = 0
+    limit: int = 0
 
-    LAYOUT = struct.Struct("=IIHH")
+    LAYOUT = struct.Struct("=IIHHIIH2x")
 
     def pack(self) -> bytes:
-        return self.LAYOUT.pack(self.id, self.slots, self.flags, self.idle)
+        return self.LAYOUT.pack(self.id, self.slots, self.flags, self.idle, self.connections, self.together, self.limit)
 
     @classmethod
     def unpack(cls, packed: bytes) -> "Service":
-        id_, slots, flags, idle = cls.LAYOUT.unpack(packed)
-        return cls(id=id_, slots=slots, flags=ServiceFlag(flags), idle=idle)
+        id_, slots, flags, idle, connections, together, limit = cls.LAYOUT.unpack(packed)
+        return cls(
+            id=id_,
+            slots=slots,
+            flags=ServiceFlag(flags),
+            idle=idle,
+            connections=connections,
+            together=together,
+            limit=limit,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +203,8 @@ class Hop:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
     """Port 0 keeps the client's. `source`: outer source of a tunnel. `next`: for HopMethod.NEIGHBOUR. Connections of
-    full NAT come from `source_count` sources from `first_source` on."""
+    full NAT come from `source_count` sources from `first_source` on; at `connections` of them (0: never) the server is
+    passed over until it has fewer than `resume`."""
 
     address: Address
     forward: Forward
@@ -193,8 +216,10 @@ class Server:
     next: Address = NO_ADDRESS
     first_source: int = 0
     source_count: int = 0
+    connections: int = 0
+    resume: int = 0
 
-    LAYOUT = struct.Struct("=20s2sBB2sHH2x16s16s16s48x")
+    LAYOUT = struct.Struct("=20s2sBB2sHH2x16s16s16sII40x")
 
     def pack(self) -> bytes:
         family = ServerFlag.IPV6 if self.address.version == 6 else ServerFlag(0)
@@ -209,11 +234,15 @@ class Server:
             pack_address(self.address),
             pack_address(self.source),
             pack_address(self.next),
+            self.connections,
+            self.resume,
         )
 
     @classmethod
     def unpack(cls, packed: bytes) -> "Server":
-        hop, port, forward, flags, tunnel_port, first, count, address, source, next_ = cls.LAYOUT.unpack(packed)
+        (
+            hop, port, forward, flags, tunnel_port, first, count, address, source, next_, connections, resume,
+        ) = cls.LAYOUT.unpack(packed)  # fmt: skip
         return cls(
             address=unpack_address(address),
             forward=Forward(forward),
@@ -225,6 +254,8 @@ class Server:
             next=unpack_address(next_),
             first_source=first,
             source_count=count,
+            connections=connections,
+            resume=resume,
         )
 
 
@@ -313,8 +344,9 @@ class Settings:
     fullnat: bool = True
     tunnel: bool = True
     transition: bool = True
+    limits: bool = False
 
-    LAYOUT = struct.Struct("=IIIIQ6I4?4x")
+    LAYOUT = struct.Struct("=IIIIQ6I5?B2x")
 
     def pack(self) -> bytes:
         for buckets in (self.memory_buckets, self.flow_buckets):
@@ -331,7 +363,14 @@ class Settings:
             self.fullnat,
             self.tunnel,
             self.transition,
+            self.limits,
+            self.step_shift,
         )
+
+    @property
+    def step_shift(self) -> int:
+        """A step of a limit is so long that the longest timeout fits into its steps."""
+        return ((max(self.timeouts) + 2) // (LIMIT_STEPS - 2)).bit_length()
 
 
 def table_elements(slots: int) -> int:

@@ -15,7 +15,7 @@ from kernlb.engines.libbpf import INNER_MAP, MMAPABLE, Map, Object, Program
 XDP, TC, EXPLAIN = "balancer_xdp", "balancer_tc", "balancer_explain"
 PROGRAMS = (XDP, TC, EXPLAIN)
 SHARED = ("filter", "services", "tables", "servers", "sources", "links", "fragments", "traffic", "causes")
-MAPS = (*SHARED, "memories", "flows", "locks", "explanations")
+MAPS = (*SHARED, "memories", "flows", "locks", "limits", "explanations")
 
 Slots = NDArray[np.uint16]
 

@@ -25,7 +25,7 @@ def balancer() -> Path:
 
 @pytest.fixture(scope="session")
 def loaded(balancer: Path) -> Iterator[Dataplane]:
-    settings = abi.Settings(secret=0x5EED, memory_buckets=BUCKETS, flow_buckets=BUCKETS)
+    settings = abi.Settings(secret=0x5EED, memory_buckets=BUCKETS, flow_buckets=BUCKETS, limits=True)
     with Dataplane.load(balancer, settings=settings, sizes=SIZES) as plane:
         yield plane
 
@@ -33,7 +33,7 @@ def loaded(balancer: Path) -> Iterator[Dataplane]:
 @pytest.fixture
 def plane(loaded: Dataplane) -> Dataplane:
     """The loaded program, without services, flows, memories and counts."""
-    for name in ("services", "fragments"):
+    for name in ("services", "fragments", "limits"):
         for key in list(loaded.maps[name].keys()):
             del loaded.maps[name][key]
     for name in ("flows", "memories", "servers", "traffic", "causes"):

@@ -32,9 +32,10 @@ ENUMS = {
     "flow_state": (abi.FlowState, "FLOW_"),
     "cause": (abi.Cause, "CAUSE_"),
     "reason": (abi.Reason, "REASON_"),
+    "limit_kind": (abi.LimitKind, "LIMIT_"),
 }
 OFFSETS = {
-    "service": {"id": 0, "slots": 4, "flags": 8, "idle": 10},
+    "service": {"id": 0, "slots": 4, "flags": 8, "idle": 10, "connections": 12, "together": 16, "limit": 20},
     "hop": {"interface": 0, "destination": 4, "source": 10, "mtu": 16, "method": 18},
     "server": {
         "hop": 0,
@@ -47,6 +48,8 @@ OFFSETS = {
         "address": 32,
         "source": 48,
         "next": 64,
+        "connections": 80,
+        "resume": 84,
     },
     "settings": {
         "abi_version": 0,
@@ -56,6 +59,8 @@ OFFSETS = {
         "secret": 16,
         "timeout": 24,
         "ipv6": 48,
+        "limits": 52,
+        "step_shift": 53,
     },
     "explanation": {
         "service": 0,

@@ -142,29 +142,3 @@ def test_a_dead_server_loses_its_flows_and_a_quiesced_one_keeps_them(world: Worl
     world.set_table(FULLNAT, family, [world.number(FULLNAT, 1 - which, family)] * 251)
     elsewhere = ip_of(Ether(world.send(frame(FULLNAT, family, tcp("S")), hook).packet))
     assert elsewhere.dst == str(FULLNAT.server(1 - which, family))
-
-
-@HOOKS
-def test_a_closed_connection_keeps_its_port_for_the_same_client(world: World, hook: str) -> None:
-    """GATEWAY.md's first trap: another client's SYN on the server's TIME_WAIT is refused."""
-    world.set_table(FULLNAT, 4, [world.number(FULLNAT, 0, 4)] * 251)
-    port = Ether(world.send(frame(FULLNAT, 4, tcp("S")), hook).packet)[TCP].sport
-    world.send(frame(FULLNAT, 4, tcp("FA")), hook)
-    world.send(frame(FULLNAT, 4, tcp("RA")), hook)
-    others = {
-        Ether(world.send(frame(FULLNAT, 4, tcp("S", sport=sport)), hook).packet)[TCP].sport
-        for sport in range(41000, 41500)
-    }
-    assert len(others) == 500
-    assert port not in others
-    assert Ether(world.send(frame(FULLNAT, 4, tcp("S")), hook).packet)[TCP].sport == port
-
-
-def test_nearly_every_port_of_the_range_can_be_had(plane: Dataplane) -> None:
-    world = World(plane, ports=1000)
-    world.set_table(FULLNAT, 4, [world.number(FULLNAT, 0, 4)] * 251)
-    runs = [world.send(frame(FULLNAT, 4, tcp("S", sport=sport))) for sport in range(20000, 21000)]
-    sent = [Ether(run.packet)[TCP].sport for run in runs if run.verdict == SENT[XDP]]
-    assert len(set(sent)) == len(sent) >= 900
-    causes = world.plane.causes()
-    assert causes[abi.Cause.NO_PORT] + causes[abi.Cause.NO_ROOM] == 1000 - len(sent)

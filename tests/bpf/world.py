@@ -23,6 +23,7 @@ SOURCE4, SOURCE6 = ip_address("203.0.113.1"), ip_address("2001:db8::1")
 PASSED = {XDP: 2, TC: 0xFFFFFFFF}
 SENT = {XDP: 3, TC: 7}
 IDLE = 900
+SEEN, FLOW_SIZE = 116, abi.FLOW_BUCKET_SIZE // abi.FLOWS_PER_BUCKET
 
 
 def mac(text: str) -> bytes:
@@ -85,7 +86,12 @@ class World:
                         continue
                     plane.set_service(
                         abi.ServiceKey(address=vip, port=port, protocol=protocol),
-                        abi.Service(id=self.service(method, family), slots=SLOTS, idle=IDLE),
+                        abi.Service(
+                            id=self.service(method, family),
+                            limit=self.service(method, family),
+                            slots=SLOTS,
+                            idle=IDLE,
+                        ),
                     )
         plane.set_filter(self.addresses)
 
@@ -98,7 +104,15 @@ class World:
         return method.number * 32 + (family == 6) * 16 + which
 
     def set_server(
-        self, method: Method, which: int, family: int, *, hop: abi.Hop = HOP, flags: abi.ServerFlag = abi.NO_SERVER_FLAG
+        self,
+        method: Method,
+        which: int,
+        family: int,
+        *,
+        hop: abi.Hop = HOP,
+        flags: abi.ServerFlag = abi.NO_SERVER_FLAG,
+        connections: int = 0,
+        resume: int = 0,
     ) -> None:
         address = method.server(which, family)
         self.plane.set_server(
@@ -113,6 +127,8 @@ class World:
                 source=SOURCE4 if address.version == 4 else SOURCE6,
                 first_source=0 if address.version == 4 else 1,
                 source_count=1,
+                connections=connections,
+                resume=resume,
             ),
         )
 
@@ -178,3 +194,18 @@ def passes(world: World, packet: Packet | bytes, hook: str, cause: abi.Cause | N
     return (
         run.verdict == PASSED[hook] and run.packet == bytes(packet) and counted == ({} if cause is None else {cause: 1})
     )
+
+
+def grow_old(world: World, ticks: int) -> None:
+    """Time passes for all flows and limits: what they know of the clock moves back. Whole steps of limits only."""
+    flows, limits = world.plane.maps["flows"], world.plane.maps["limits"]
+    entries = np.frombuffer(bytearray(flows.first(flows.max_entries)), dtype=np.uint32).copy()
+    entries[SEEN // 4 :: FLOW_SIZE // 4] -= np.uint32(ticks)
+    flows.update_packed(b"".join(map(abi.index, range(flows.max_entries))), entries.tobytes(), flows.max_entries)
+    steps, rest = divmod(ticks, 1 << abi.Settings(secret=0).step_shift)
+    assert not rest
+    for key in list(limits.keys()):
+        words = np.frombuffer(limits[key], dtype=np.uint32).copy()
+        words[2:3] -= np.uint32(steps)
+        words[4:] = np.roll(words[4:], -steps)
+        limits[key] = words.tobytes()

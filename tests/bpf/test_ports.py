@@ -1,0 +1,190 @@
+"""Ports of full NAT: kept for their client through the server's TIME_WAIT, and what the next client has to bring."""
+
+import pytest
+from scapy.layers.inet import TCP
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet, Raw
+
+from kernlb.engines import abi
+from kernlb.engines.dataplane import TC, XDP, Dataplane
+from tests.bpf.world import (
+    CLIENT_MAC,
+    FULLNAT,
+    GATEWAY_MAC,
+    SENT,
+    SERVER_MAC,
+    SLOTS,
+    SOURCE4,
+    World,
+    checksums_hold,
+    frame,
+    grow_old,
+    ip_of,
+    tcp,
+)
+
+pytestmark = pytest.mark.bpf
+HOOKS = pytest.mark.parametrize("hook", [XDP, TC])
+FAMILIES = pytest.mark.parametrize("family", [4, 6])
+A_MINUTE = 64
+RESTED = 4
+
+
+def few_ports(plane: Dataplane, ports: int) -> World:
+    """One server, and hardly any ports to reach it from."""
+    world = World(plane, ports=ports)
+    for family in (4, 6):
+        world.set_table(FULLNAT, family, [world.number(FULLNAT, 0, family)] * SLOTS)
+    return world
+
+
+@pytest.fixture
+def world(plane: Dataplane) -> World:
+    return few_ports(plane, 1)
+
+
+def stamped(flags: str, sport: int, value: int, *, echo: int = 0, odd: bool = False) -> Packet:
+    options = [("NOP", None), ("NOP", None), ("Timestamp", (value, echo))]
+    return TCP(sport=sport, dport=80, flags=flags, seq=1, options=options[odd:]) / Raw(b"abc")
+
+
+def ask(world: World, hook: str, family: int, transport: Packet) -> Packet | None:
+    """What the server gets."""
+    run = world.send(frame(FULLNAT, family, transport), hook)
+    return Ether(run.packet) if run.verdict == SENT[hook] else None
+
+
+def answer(world: World, hook: str, asked: Packet, transport: Packet) -> Packet:
+    """What the client gets of what the server says to a packet."""
+    told = Ether(src=SERVER_MAC, dst=GATEWAY_MAC) / ip_of(asked).__class__(src=ip_of(asked).dst, dst=ip_of(asked).src)
+    transport.sport, transport.dport = asked[TCP].dport, asked[TCP].sport
+    run = world.send(told / transport, hook)
+    assert run.verdict == SENT[hook]
+    return Ether(run.packet)
+
+
+def close(world: World, hook: str, family: int, sport: int, *, value: int | None, server_first: bool) -> None:
+    opened = ask(world, hook, family, stamped("S", sport, value) if value else tcp("S", sport=sport))
+    assert opened is not None
+    if server_first:
+        answer(world, hook, opened, tcp("FA"))
+    ask(world, hook, family, stamped("FA", sport, value + 50, echo=9) if value else tcp("FA", sport=sport))
+    if not server_first:
+        answer(world, hook, opened, tcp("FA"))
+
+
+def time_of(packet: Packet | None) -> tuple[int, int]:
+    assert packet is not None
+    value: tuple[int, int] = dict(packet[TCP].options)["Timestamp"]
+    return value
+
+
+@HOOKS
+@FAMILIES
+@pytest.mark.parametrize("odd", [False, True], ids=["even", "odd"])
+def test_the_next_client_of_a_port_goes_on_with_its_clock(world: World, hook: str, family: int, odd: bool) -> None:
+    """What a server in TIME_WAIT asks of a SYN: a younger timestamp than the last (RFC 6191)."""
+    close(world, hook, family, 40000, value=5_000_000, server_first=True)
+    assert ask(world, hook, family, stamped("S", 41000, 77, odd=odd)) is None
+    grow_old(world, RESTED)
+    syn = ask(world, hook, family, stamped("S", 41000, 77, odd=odd))
+    began, _ = time_of(syn)
+    assert began > 5_000_050
+    assert checksums_hold(syn)
+    later = ask(world, hook, family, stamped("A", 41000, 99, echo=1234, odd=odd))
+    assert time_of(later) == (began + 22, 1234)
+    assert checksums_hold(later)
+    back = answer(world, hook, syn, stamped("SA", 0, 1234, echo=began, odd=odd))
+    assert time_of(back) == (1234, 77)
+    assert back.dst == CLIENT_MAC
+    assert checksums_hold(back)
+
+
+@HOOKS
+def test_clocks_go_on_from_client_to_client(world: World, hook: str) -> None:
+    last = 0
+    for turn, value in enumerate((4_000_000_000, 5, 3_000_000_000, 4_294_967_290, 1)):
+        syn = ask(world, hook, 4, stamped("S", 40000 + turn, value))
+        assert not turn or 0 < (time_of(syn)[0] - last) % (1 << 32) < 1 << 31
+        answer(world, hook, syn, tcp("FA"))
+        last = time_of(ask(world, hook, 4, stamped("FA", 40000 + turn, (value + 10) % (1 << 32))))[0]
+        grow_old(world, RESTED)
+
+
+@HOOKS
+@FAMILIES
+def test_a_client_without_timestamps_gets_no_port_in_time_wait(world: World, hook: str, family: int) -> None:
+    close(world, hook, family, 40000, value=5_000_000, server_first=True)
+    grow_old(world, RESTED)
+    assert ask(world, hook, family, tcp("S", sport=41000)) is None
+    assert world.plane.causes()[abi.Cause.NO_PORT] == 1
+    grow_old(world, A_MINUTE)
+    assert ask(world, hook, family, tcp("S", sport=41000)) is not None
+
+
+@HOOKS
+@FAMILIES
+def test_a_server_that_did_not_close_first_has_no_time_wait(world: World, hook: str, family: int) -> None:
+    close(world, hook, family, 40000, value=None, server_first=False)
+    assert ask(world, hook, family, tcp("S", sport=41000)) is None
+    grow_old(world, RESTED)
+    assert ask(world, hook, family, tcp("S", sport=41000)) is not None
+
+
+@HOOKS
+def test_whose_port_was_given_away_begins_on_another(plane: Dataplane, hook: str) -> None:
+    world = few_ports(plane, 1)
+    close(world, hook, 4, 40000, value=1000, server_first=True)
+    grow_old(world, RESTED)
+    taken = ask(world, hook, 4, stamped("S", 41000, 5))
+    assert taken is not None
+    assert ask(world, hook, 4, stamped("S", 40000, 2000)) is None
+    source = abi.Source(address=SOURCE4, first_port=2000, port_count=1)
+    world.plane.set_source(0, source)
+    again = ask(world, hook, 4, stamped("S", 40000, 2000))
+    assert again is not None
+    assert again[TCP].sport == 2000
+    # And the new owner's connection goes on.
+    on = ask(world, hook, 4, stamped("A", 41000, 6))
+    assert on is not None
+    assert on[TCP].sport == taken[TCP].sport
+    assert answer(world, hook, taken, stamped("A", 0, 1, echo=time_of(on)[0]))[TCP].dport == 41000
+
+
+@HOOKS
+def test_a_closed_connection_keeps_its_port_for_the_same_client(plane: Dataplane, hook: str) -> None:
+    """Another client's SYN would meet the server's TIME_WAIT, which may refuse it."""
+    world = few_ports(plane, 31744)
+    port = Ether(world.send(frame(FULLNAT, 4, tcp("S")), hook).packet)[TCP].sport
+    world.send(frame(FULLNAT, 4, tcp("FA")), hook)
+    world.send(frame(FULLNAT, 4, tcp("RA")), hook)
+    others = {
+        Ether(world.send(frame(FULLNAT, 4, tcp("S", sport=sport)), hook).packet)[TCP].sport
+        for sport in range(41000, 41500)
+    }
+    assert len(others) == 500
+    assert port not in others
+    assert Ether(world.send(frame(FULLNAT, 4, tcp("S")), hook).packet)[TCP].sport == port
+
+
+def test_nearly_every_port_of_the_range_can_be_had(plane: Dataplane) -> None:
+    world = few_ports(plane, 1000)
+    runs = [world.send(frame(FULLNAT, 4, tcp("S", sport=sport))) for sport in range(20000, 21000)]
+    sent = [Ether(run.packet)[TCP].sport for run in runs if run.verdict == SENT[XDP]]
+    assert len(set(sent)) == len(sent) >= 900
+    causes = world.plane.causes()
+    assert causes[abi.Cause.NO_PORT] + causes[abi.Cause.NO_ROOM] == 1000 - len(sent)
+
+
+def test_connections_that_are_over_leave_room_for_others(plane: Dataplane) -> None:
+    """A table full of what has closed is not full: more connections than it has entries, one after the other."""
+    world = few_ports(plane, 31744)
+    entries = plane.maps["flows"].max_entries * abi.FLOWS_PER_BUCKET
+    let_in = 0
+    for number in range(entries):
+        sport = 1024 + number
+        let_in += ask(world, XDP, 4, tcp("S", sport=sport)) is not None
+        ask(world, XDP, 4, tcp("RA", sport=sport))
+        if number % 256 == 0:
+            grow_old(world, RESTED)
+    assert let_in > entries * 0.99
