@@ -1,13 +1,15 @@
-"""Laws of the open-loop client: it keeps its rate whatever becomes of its requests, and hides no delay."""
+"""Laws of the open-loop clients, the demo's and the benchmark's: one keeps its rate whatever becomes of its requests, and hides no delay."""
 
 import multiprocessing
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 
-from bench.failover import BOTH, FAILED, LATER, OUT, suffered
+import pytest
+
+from bench.failover import BOTH, FAILED, LATER, OUT, load, suffered
 from kernlb.demo.http import Delay, serve
 from kernlb.demo.steady import Sample, ask_steadily
 
@@ -36,16 +38,20 @@ def server(port: int, delay: Delay) -> Iterator[None]:
         process.join()
 
 
-def asked(port: int, *, seconds: float, patience: float = 5.0) -> list[Sample]:
+Client = Callable[..., None]
+both = pytest.mark.parametrize("client", [ask_steadily, load.ask_steadily])
+
+
+def asked(client: Client, port: int, *, seconds: float, patience: float = 5.0) -> list[Sample]:
     ours, theirs = _fork.Pipe()
     result, sent = _fork.Pipe(duplex=False)
-    client = _fork.Process(target=ask_steadily, args=(sent, theirs, "127.0.0.1", port, RATE, patience), daemon=True)
-    client.start()
+    process = _fork.Process(target=client, args=(sent, theirs, "127.0.0.1", port, RATE, patience), daemon=True)
+    process.start()
     time.sleep(seconds)
     ours.send(None)
     assert result.poll(30)
     found: list[Sample] = result.recv()
-    client.join()
+    process.join()
     return found
 
 
@@ -55,27 +61,30 @@ def steady(samples: list[Sample]) -> bool:
     return all(abs(after - before - 1 / RATE) < 1e-6 for before, after in pairwise(starts))
 
 
-def test_the_rate_stays_though_the_server_is_slow_and_the_delay_is_in_each_sample() -> None:
+@both
+def test_the_rate_stays_though_the_server_is_slow_and_the_delay_is_in_each_sample(client: Client) -> None:
     port, delay = free_port(), multiprocessing.Value("d", 0.5)
     with server(port, delay):
-        samples = asked(port, seconds=1.5)
+        samples = asked(client, port, seconds=1.5)
     assert len(samples) > RATE
     assert steady(samples)
     assert {sample.server for sample in samples} == {"one"}
     assert all(sample.seconds >= 0.5 for sample in samples)
 
 
-def test_requests_that_nobody_answers_fail_with_the_reason() -> None:
-    samples = asked(free_port(), seconds=0.5)
+@both
+def test_requests_that_nobody_answers_fail_with_the_reason(client: Client) -> None:
+    samples = asked(client, free_port(), seconds=0.5)
     assert steady(samples)
     assert {(sample.server, sample.failure) for sample in samples} == {(None, "Connection refused")}
 
 
-def test_a_request_without_an_answer_is_given_up() -> None:
+@both
+def test_a_request_without_an_answer_is_given_up(client: Client) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen(1024)
-        samples = asked(silent.getsockname()[1], seconds=0.5, patience=0.3)
+        samples = asked(client, silent.getsockname()[1], seconds=0.5, patience=0.3)
     assert {sample.failure for sample in samples} == {"timed out"}
     assert all(sample.seconds >= 0.3 for sample in samples)
 

@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
+from bench.failover.load import start_server, steady_load
 from bench.failover.peers import PATIENCE, PEERS, Peer, call, route_back
 from bench.harness import Comparison, Count, Report, Series, machine
 from kernlb.cli import load
 from kernlb.demo.director import Director, await_that
-from kernlb.demo.namespaces import SERVERS, lab
+from kernlb.demo.namespaces import DIRECTOR_FRONT, SERVERS, lab
 from kernlb.demo.stage import Stage
 from kernlb.demo.steady import Sample
 
@@ -50,7 +51,8 @@ def measured(title: str, peers: Sequence[Peer], rounds: int, progress: Progress)
     early = 0.0
     with tempfile.TemporaryDirectory() as scratch, lab() as built:
         stage = Stage(built, Director(built, Path(scratch), load()), Path(scratch), progress)
-        stage.start_servers(*SERVERS)
+        for name in SERVERS:
+            _started(stage, name)
         route_back(stage)
         rate = _bearable(stage, progress)
         for number in range(rounds):
@@ -76,7 +78,7 @@ def _one_death(stage: Stage, peer: Peer, mode: str, rate: float) -> tuple[list[S
     """What the client saw, and when the server died."""
     with peer.running(stage):
         await_that(lambda: _all_answer(stage), f"{peer.name} does not reach every server", seconds=PATIENCE)
-        with stage.steady_load(rate=rate, patience=WAITING) as under_way:
+        with steady_load(stage, rate=rate, patience=WAITING, address=DIRECTOR_FRONT) as under_way:
             time.sleep(CALM)
             died = time.monotonic()
             with _dead(stage, mode):
@@ -102,7 +104,7 @@ def _dead(stage: Stage, mode: str) -> Iterator[None]:
     if mode == MODES[0]:
         stage.kill_server(VICTIM)
         yield
-        stage.start_servers(VICTIM)
+        _started(stage, VICTIM)
         return
     silence = "add table inet bench; add chain inet bench input { type filter hook input priority 0; policy drop; }"
     call(stage, VICTIM, "nft", silence)
@@ -114,7 +116,7 @@ def _bearable(stage: Stage, progress: Progress) -> float:
     """The rate at which this machine serves half as much again without delay, with nothing between."""
     rate = RATE
     while rate > SLOWEST:
-        with stage.steady_load(rate=1.5 * rate, patience=WAITING, address=SERVERS[VICTIM], at="director") as under_way:
+        with steady_load(stage, rate=1.5 * rate, patience=WAITING, address=SERVERS[VICTIM], at="director") as under_way:
             time.sleep(CALM)
             seconds = sorted(sample.seconds for sample in under_way.stop())
         if seconds[int(0.99 * (len(seconds) - 1))] < KEEPING_UP:
@@ -122,6 +124,12 @@ def _bearable(stage: Stage, progress: Progress) -> float:
         progress(f"failover: {rate:g} new connections/s are too many for this machine")
         rate /= 2
     return rate
+
+
+def _started(stage: Stage, name: str) -> None:
+    """A real server that answers the director."""
+    start_server(stage, name)
+    await_that(lambda: not stage.requests(1, address=SERVERS[name], at="director").failed, f"{name} did not start")
 
 
 def _all_answer(stage: Stage) -> bool:
