@@ -1,4 +1,4 @@
-"""Laws of the open-loop clients, the demo's and the benchmark's: one keeps its rate whatever becomes of its requests, and hides no delay."""
+"""Laws of the open-loop clients, the demo's and the benchmark's: they keep their rate and hide no delay."""
 
 import multiprocessing
 import socket
@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from bench.failover import BOTH, FAILED, LATER, OUT, load, suffered
+from bench.failover import BOTH, FAILED, LATER, OUT, suffered, traffic
 from kernlb.demo.http import Delay, serve
 from kernlb.demo.steady import Sample, ask_steadily
 
@@ -39,7 +39,7 @@ def server(port: int, delay: Delay) -> Iterator[None]:
 
 
 Client = Callable[..., None]
-both = pytest.mark.parametrize("client", [ask_steadily, load.ask_steadily])
+both = pytest.mark.parametrize("client", [ask_steadily, traffic.ask_steadily])
 
 
 def asked(client: Client, port: int, *, seconds: float, patience: float = 5.0) -> list[Sample]:

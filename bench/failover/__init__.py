@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
-from bench.failover.load import start_server, steady_load
 from bench.failover.peers import PATIENCE, PEERS, Peer, call, route_back
+from bench.failover.traffic import start_server, steady_load
 from bench.harness import Comparison, Count, Report, Series, machine
 from kernlb.cli import load
 from kernlb.demo.director import Director, await_that
