@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Generator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -15,6 +16,14 @@ hypothesis.settings.register_profile("kernlb", deadline=None)
 hypothesis.settings.load_profile("kernlb")
 
 left_out: Counter[str] = Counter()
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """kernlb's Debian package: one for all tests, because building it takes the longest."""
+    from tests.debian.package import build
+
+    return build(tmp_path_factory.mktemp("package"))
 
 
 def pytest_configure(config: pytest.Config) -> None:

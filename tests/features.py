@@ -22,6 +22,7 @@ class Feature(StrEnum):
     """What a test may need; each is also the name of a pytest marker."""
 
     ROOT = "root"
+    ANSIBLE = "ansible"
     NETNS = "netns"
     NFTABLES = "nftables"
     IPVS = "ipvs"
@@ -174,7 +175,15 @@ def _bcc() -> str | None:
     return None if build.is_dir() else f"no kernel headers at {build} (Debian: apt install linux-headers-cloud-amd64)"
 
 
+def _ansible() -> str | None:
+    missing = [
+        tool for tool in ("ansible-playbook", "ansible-lint") if not Path(sys.executable).with_name(tool).exists()
+    ]
+    return f"no program {missing[0]} (pip install kernlb[ansible])" if missing else None
+
+
 PROBES: dict[Feature, Callable[[], str | None]] = {
+    Feature.ANSIBLE: _ansible,
     Feature.ROOT: _root,
     Feature.NETNS: _netns,
     Feature.NFTABLES: _nftables,

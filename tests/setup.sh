@@ -132,6 +132,7 @@ demo)
 test | bench)
 	install_packages "${demo_packages[@]}" "${guest_packages[@]}" "${test_packages[@]}"
 	install_python test
+	if [ "$1" = test ]; then install_python ansible; fi
 	link_headers
 	build_program
 	if [ "$(id -u)" = 0 ]; then prepare_guest; else say "not root, so left out: what needs root, IPVS included"; fi
