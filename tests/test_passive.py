@@ -83,6 +83,23 @@ def test_a_syn_that_is_answered_in_time_is_no_sign() -> None:
     assert suspicion.overdue(60.0) == []
 
 
+def test_attempts_of_both_families_at_one_moment_wait_side_by_side() -> None:
+    suspicion = aimed(key("10.0.0.1"), key("fd00::1"))
+    server, client = (ip_address("fd00::1"), 80), (ip_address("fd00::10"), 40000)
+    for number in range(3):
+        suspicion.see(syn(port=number), 0.0)
+        suspicion.see(Sighting(Kind.SYN, (client[0], number), server, 7), 0.0)
+    assert suspicion.overdue(ANSWERED) == [ONE]
+
+
+def test_ports_used_again_begin_a_new_wait() -> None:
+    suspicion = aimed(key("10.0.0.1"))
+    suspicion.see(syn(7), 0.0)
+    suspicion.see(syn(8), 0.2)
+    assert suspicion.overdue(ANSWERED + 0.1) == []
+    assert suspicion.overdue(ANSWERED + 0.2) == [ONE]
+
+
 def test_a_server_that_always_takes_its_time_is_given_more() -> None:
     suspicion = aimed(key("10.0.0.1"))
     usual = 2 * ANSWERED

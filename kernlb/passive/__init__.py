@@ -27,7 +27,7 @@ _ROUNDS = 8
 
 class Passive:
     """Made inside a running loop, in the network namespace to watch. Where packet sockets are not allowed, `off` says
-    why and nothing is seen."""
+    why and no packet is seen."""
 
     def __init__(self, suspected: Callable[[ServerName], None]) -> None:
         self._suspected = suspected

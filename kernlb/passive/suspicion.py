@@ -29,8 +29,11 @@ AGAIN = 10.0
 _SMOOTHING = 0.1
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Attempt:
+    """`ends` are the server's and the client's."""
+
+    ends: tuple[End, End]
     began: float
     sequence: int
 
@@ -40,7 +43,8 @@ class Suspicion:
         self._servers: dict[End, list[ServerName]] = {}
         self._ports: dict[object, list[ServerName]] = {}
         self._open: OrderedDict[tuple[End, End], _Attempt] = OrderedDict()
-        self._due: list[tuple[float, tuple[End, End]]] = []
+        self._due: list[tuple[float, int, _Attempt]] = []
+        self._number = 0
         self._usual: dict[End, float] = {}
         self._last: dict[ServerName, float] = {}
         self._weak: dict[ServerName, float] = {}
@@ -87,9 +91,9 @@ class Suspicion:
         """The servers that owe an answer since too long. Ask after `see` has had everything that arrived."""
         found: list[ServerName] = []
         while self._due and self._due[0][0] <= now:
-            _, ends = heapq.heappop(self._due)
-            if ends in self._open:
-                found += self._suspect(self._of(ends[0]), now)
+            _, _, attempt = heapq.heappop(self._due)
+            if self._waits(attempt):
+                found += self._suspect(self._of(attempt.ends[0]), now)
         return found
 
     @property
@@ -105,16 +109,20 @@ class Suspicion:
         before = self._open.get(ends)
         if before is not None and before.sequence == seen.sequence and now - before.began < AGAIN:
             return self._suspect(names, now)
-        self._open[ends] = _Attempt(now, seen.sequence)
+        attempt = self._open[ends] = _Attempt(ends, now, seen.sequence)
         self._open.move_to_end(ends)
         patience = max(ANSWERED, TOO_LONG * self._usual.get(seen.target, 0.0))
-        heapq.heappush(self._due, (now + patience, ends))
+        self._number += 1  # so that equals are never compared: an address of IPv4 has no order with one of IPv6
+        heapq.heappush(self._due, (now + patience, self._number, attempt))
         if len(self._open) > REMEMBERED:
             self._open.popitem(last=False)
         if len(self._due) > 2 * REMEMBERED:
-            self._due = [each for each in self._due if each[1] in self._open]
+            self._due = [each for each in self._due if self._waits(each[2])]
             heapq.heapify(self._due)
         return []
+
+    def _waits(self, attempt: _Attempt) -> bool:
+        return self._open.get(attempt.ends) is attempt
 
     def _answered(self, server: End, seconds: float) -> None:
         usual = self._usual.get(server, seconds)
