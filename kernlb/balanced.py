@@ -5,7 +5,9 @@ from dataclasses import dataclass, field, replace
 
 from kernlb.config.notation import write_bind
 from kernlb.config.values import AddressBind, Bind, MarkBind, Server, Service
+from kernlb.marks import SPAN
 from kernlb.model import (
+    Bounds,
     Endpoint,
     EngineName,
     Family,
@@ -53,12 +55,15 @@ class Balanced:
     absent: set[ServerKey] = field(default_factory=set)
 
 
-def balance(result: Balanced, service: Service, pool: Pool, engine: EngineName, number: int) -> None:
-    """Adds what a service wants for its pool; `number` is its mark, where it needs one."""
+def balance(
+    result: Balanced, service: Service, pool: Pool, engine: EngineName, number: int, *, together: int | None = None
+) -> None:
+    """Adds what a service wants for its pool; `number` is its mark, where it needs one, `together` how many
+    connections all services may have."""
     if engine is EngineName.IPVS:
         _ipvs(result, service, pool, number)
     else:
-        _xdp(result, service, pool)
+        _xdp(result, service, pool, _bounds(service, number, together))
 
 
 def _ipvs(result: Balanced, service: Service, pool: Pool, number: int) -> None:
@@ -71,13 +76,15 @@ def _ipvs(result: Balanced, service: Service, pool: Pool, number: int) -> None:
         _populate(result, service, key, pool, fullnat=False)
 
 
-def _xdp(result: Balanced, service: Service, pool: Pool) -> None:
+def _xdp(result: Balanced, service: Service, pool: Pool, bounds: Bounds | None) -> None:
     for bind in service.binds:
         if not isinstance(bind, AddressBind):
             continue
         for port in range(bind.first, bind.last + 1):
             key = Endpoint(EngineName.XDP, service.protocol, bind.address, port)
-            result.table[key] = VirtualService(_hashing(service), persistence=_persistence(service, key.family))
+            result.table[key] = VirtualService(
+                _hashing(service), persistence=_persistence(service, key.family), bounds=bounds
+            )
             result.names[key] = Name(service.name, bind=write_bind(bind), policy=service.scheduler)
             _populate(result, service, key, pool, fullnat=True)
 
@@ -121,6 +128,12 @@ def by_service(service: Service, number: int) -> Iterator[tuple[ServiceKey, list
 
 def _family(address: IPAddress | Family) -> Family:
     return address if isinstance(address, Family) else family_of(address)
+
+
+def _bounds(service: Service, mark: int, together: int | None) -> Bounds | None:
+    if service.max_connections is None and together is None:
+        return None
+    return Bounds(mark % SPAN, service.max_connections or 0, together or 0)
 
 
 def _hashing(service: Service) -> Scheduler:

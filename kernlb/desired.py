@@ -31,14 +31,12 @@ __all__ = ["SYSCTLS", "Desired", "Meaning", "Name", "desired"]
 @dataclass(slots=True)
 class Desired:
     """The Table, and the name of each virtual service and real server that is configured. `absent` are real servers
-    that are out (dead or drained): they leave at once and not by quiescing. `parts` is the Table, cut. `notes` say
-    what of the configuration the chosen engine leaves out."""
+    that are out (dead or drained): they leave at once and not by quiescing. `parts` is the Table, cut."""
 
     table: dict[Key, Value] = field(default_factory=dict)
     names: Mapping[Key, Name] = field(default_factory=dict)
     absent: Collection[ServerKey] = frozenset()
     parts: Parts | None = None
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +67,11 @@ class Meaning:
         all_of_it = Balanced()
         for service in config.services:
             engine, number = engines[service.name], self._numbers[service.name]
-            balance(all_of_it, service, _everybody(service), engine, number)
+            balance(all_of_it, service, _everybody(service), engine, number, together=config.max_connections)
             if engine is EngineName.IPVS:
                 mark(all_of_it.table, config, service, number)
         checks = _check_ways(config, engines)
         self._table, self._names = all_of_it.table | checks.table, all_of_it.names | checks.names
-        self._notes = tuple(note for each in config.services if (note := _left_out(config, each, engines[each.name])))
         self._rest: tuple[object, dict[Key, Value]] | None = None
         self._services: dict[str, _Part] = {}
         self._parts = dict(cut(checks.table))
@@ -90,11 +87,12 @@ class Meaning:
         parts[None] = self._of_nobody(pools, foreign)
         self._parts = parts
         absent = frozenset[ServerKey]().union(*(part.absent for part in self._services.values() if part.absent))
-        return Desired(whole(parts), self._names, absent, parts, self._notes)
+        return Desired(whole(parts), self._names, absent, parts)
 
     def _part(self, service: Service, pool: Pool) -> _Part:
         result = Balanced()
-        balance(result, service, pool, self._engines[service.name], self._numbers[service.name])
+        engine, number = self._engines[service.name], self._numbers[service.name]
+        balance(result, service, pool, engine, number, together=self._config.max_connections)
         return _Part(pool, cut(result.table), frozenset(result.absent))
 
     def _of_nobody(self, pools: Mapping[str, Pool], foreign: Collection[ServiceKey]) -> dict[Key, Value]:
@@ -126,13 +124,6 @@ def desired(
 
 def _everybody(service: Service) -> Pool:
     return Pool(tuple(Member(server, 1) for server in all_servers(service)), quorum=True)
-
-
-def _left_out(config: Config, service: Service, engine: EngineName) -> str | None:
-    limit = service.max_connections or config.max_connections
-    if engine is not EngineName.XDP or limit is None:
-        return None
-    return f"{service.name}: the eBPF program counts no connections, so max_connections {limit} is not kept"
 
 
 def _check_ways(config: Config, engines: Mapping[str, EngineName]) -> Balanced:

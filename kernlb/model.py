@@ -233,13 +233,25 @@ class Persistence:
 
 
 @dataclass(frozen=True, slots=True)
+class Bounds:
+    """Connections at a time: of all virtual services with this number (1..65535), and of all that have bounds. 0 is any
+    number."""
+
+    number: int
+    connections: int = 0
+    together: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class VirtualService:
-    """`scheduler` is a plain str where a foreign service uses one that kernlb does not know."""
+    """`scheduler` is a plain str where a foreign service uses one that kernlb does not know. `bounds` are the eBPF
+    program's; for IPVS a Limit stands beside its mark."""
 
     scheduler: Scheduler | str
     flags: frozenset[SchedulerFlag] = frozenset()
     persistence: Persistence | None = None
     one_packet: bool = False
+    bounds: Bounds | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,10 +197,10 @@ class Reconciler:
         look = None if since is None else changed(desired.parts, since.desired) | changed(parts, since.observed)
         table: Table = whole(desired.parts, look)
         observed = whole(parts, look)
-        warnings = desired.notes
+        warnings: tuple[str, ...] = ()
         if foreign and not self.consent.shared_settings:
             table, left_out = ownership.without_shared_wishes(table, whole(parts), owned)
-            warnings += tuple(
+            warnings = tuple(
                 f"{thing(key)} left alone: foreign services share them (--shared-settings sets them)"
                 for key in left_out
             )

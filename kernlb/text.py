@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from kernlb.desired import Name
 from kernlb.model import (
+    Bounds,
     CheckTimeoutsKey,
     Endpoint,
     ExemptKey,
@@ -136,6 +137,9 @@ def _text(content: object) -> str:
     match content:
         case Persistence(timeout=timeout, prefix=prefix, engine=engine):
             return f"{timeout} s, clients by /{prefix}" + (f", by {engine}" if engine else "")
+        case Bounds(connections=connections, together=together):
+            parts = [f"{connections:,} connections"] if connections else []
+            return ", ".join([*parts, f"{together:,} of all services"] if together else parts)
         case Tunnel(kind=kind, port=port, checksum=checksum):
             return f"{kind}" + (f" port {port}" if port else "") + ("" if checksum == "none" else f" {checksum}")
         case None | ():

@@ -44,5 +44,6 @@ def _impossible(service: Service) -> Iterator[tuple[str, str]]:
             yield f"server {server.name}: it has no forwarding nat", 'write forwarding = "fullnat"'
         if server.tunnel is not None and server.tunnel.kind is TunnelKind.GRE:
             yield f"server {server.name}: it makes no GRE tunnels", 'write kind = "ipip" or "gue"'
-        if server.max_connections:
-            yield f"server {server.name}: it counts no connections a server", "leave max_connections out"
+        if server.max_connections and server.forwarding is not Forwarding.FULLNAT:
+            past = f"server {server.name}: it does not see the connections of {server.forwarding} servers end"
+            yield past, "leave max_connections out"

@@ -12,6 +12,7 @@ from typing import Any
 from kernlb.errors import Unsupported
 from kernlb.keytext import key_from, key_text
 from kernlb.model import (
+    Bounds,
     Endpoint,
     Forwarding,
     IPAddress,
@@ -27,7 +28,7 @@ from kernlb.model import (
     VirtualService,
 )
 
-SCHEMA = 2
+SCHEMA = 3
 NOBODY = 0
 """The number of no server: what comes to it goes to the stack."""
 
@@ -228,13 +229,14 @@ def _addresses(texts: list[str]) -> tuple[IPv4Address | IPv6Address, ...]:
 
 
 def _service(key: Endpoint, carried: Carried) -> list[Any]:
-    kept = carried.value.persistence
+    kept, bounds = carried.value.persistence, carried.value.bounds
     return [
         key_text(key),
         carried.id,
         carried.changed,
         str(carried.value.scheduler),
         [kept.timeout, kept.prefix] if kept else None,
+        [bounds.number, bounds.connections, bounds.together] if bounds else None,
         [
             [str(key.address), key.port, member.id, member.before, *_server(member.value)]
             for key, member in carried.members.items()
@@ -243,11 +245,15 @@ def _service(key: Endpoint, carried: Carried) -> list[Any]:
 
 
 def _service_from(listed: list[Any]) -> tuple[Endpoint, Carried]:
-    text, id_, changed, scheduler, kept, members = listed
+    text, id_, changed, scheduler, kept, bounds, members = listed
     key = key_from(text)
     if not isinstance(key, Endpoint):
         raise TypeError(text)
-    value = VirtualService(Scheduler(scheduler), persistence=Persistence(*kept) if kept else None)
+    value = VirtualService(
+        Scheduler(scheduler),
+        persistence=Persistence(*kept) if kept else None,
+        bounds=Bounds(*bounds) if bounds else None,
+    )
     carried = Carried(id_, value, {}, changed)
     for address, port, number, before, *server in members:
         carried.members[ServerKey(key, ip_address(address), port)] = Member(number, _server_from(server), before)

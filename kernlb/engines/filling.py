@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 
-from kernlb.engines import abi
+from kernlb.engines import abi, limits
 from kernlb.engines.carried import Member
 from kernlb.engines.dataplane import Dataplane
 from kernlb.engines.libbpf import Map
@@ -15,6 +15,7 @@ def fill(plane: Dataplane, contents: Contents) -> None:
         _put(plane.maps["sources"], abi.index(number), source.pack())
     for interface, hop in contents.links.items():
         _put(plane.maps["links"], abi.index(interface), hop.pack())
+    limits.keep(plane.maps["limits"], contents.limits)
     servers, traffic = plane.maps["servers"], plane.maps["traffic"]
     packed = servers.first(max(contents.servers) + 1)
     size = servers.value_size

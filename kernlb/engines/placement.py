@@ -31,13 +31,14 @@ GONE = replace(NOWHERE, flags=ServerFlag.DEAD)
 
 @dataclass(slots=True)
 class Contents:
-    """By map: what it has to hold. `sources` by place, `links` by interface."""
+    """By map: what it has to hold. `sources` by place, `links` by interface; `limits` are keys alone."""
 
     services: dict[abi.ServiceKey, abi.Service] = field(default_factory=dict)
     servers: dict[int, abi.Server] = field(default_factory=dict)
     sources: dict[int, abi.Source] = field(default_factory=dict)
     links: dict[int, abi.Hop] = field(default_factory=dict)
     filter: dict[abi.Address, Filter] = field(default_factory=dict)
+    limits: set[int] = field(default_factory=set)
 
 
 def place(book: Book, seen: Surroundings, *, tick: float, native: bool) -> Contents:
@@ -50,11 +51,14 @@ def place(book: Book, seen: Surroundings, *, tick: float, native: bool) -> Conte
         service = _service(book, carried, tick)
         service_key = abi.ServiceKey(address=address, port=key.port, protocol=NUMBERS[key.protocol])
         contents.services[service_key] = service
+        contents.limits |= _limits(service)
         translated = any(member.value.forwarding is Forwarding.FULLNAT for member in carried.members.values())
         flags = Filter.SERVICE | (Filter.NAT if translated else Filter(0))
         contents.filter[address] = contents.filter.get(address, Filter(0)) | flags
     for _, server, member in book.members():
-        contents.servers[member.id] = _server(book, server, member.value, seen, native=native)
+        placed = contents.servers[member.id] = _server(book, server, member.value, seen, native=native)
+        if placed.connections:
+            contents.limits.add(abi.LimitKind.SERVER | member.id)
     for group, first in book.sources.items():
         for number, address in enumerate(group):
             contents.sources[first + number] = source(address)
@@ -110,7 +114,16 @@ def _service(book: Book, carried: Carried, tick: float) -> abi.Service:
     flags = ServiceFlag.SOURCE_HASH if by_client else ServiceFlag(0)
     # One tick more than userland's: what it believes to be forgotten is.
     idle = min(abi.TICK_MASK // 2, ceil(book.wish.idle / tick) + 1)
-    return abi.Service(id=carried.id, slots=book.slots, idle=idle, flags=flags)
+    service = abi.Service(id=carried.id, slots=book.slots, idle=idle, flags=flags)
+    bounds = carried.value.bounds
+    if bounds is None:
+        return service
+    return replace(service, limit=bounds.number, connections=bounds.connections, together=bounds.together)
+
+
+def _limits(service: abi.Service) -> set[int]:
+    limits = {abi.LimitKind.SERVICE | service.limit} if service.connections else set()
+    return limits | {abi.LimitKind.TOGETHER} if service.together else limits
 
 
 def _server(book: Book, key: ServerKey, value: RealServer, seen: Surroundings, *, native: bool) -> abi.Server:
@@ -137,7 +150,9 @@ def _server(book: Book, key: ServerKey, value: RealServer, seen: Surroundings, *
     if not group:
         return replace(server, hop=abi.Hop())
     first, count = book.source_range(group)
-    return replace(server, first_source=first, source_count=count)
+    # At 0 it would never begin again.
+    resume = max(1, value.lower_threshold)
+    return replace(server, first_source=first, source_count=count, connections=value.upper_threshold, resume=resume)
 
 
 def flags_of(server: abi.Server, value: RealServer) -> abi.Server:
@@ -168,6 +183,8 @@ def refusal(value: VirtualService | RealServer) -> str | None:
             return "the eBPF program has no forwarding nat"
         case RealServer(tunnel=tunnel) if tunnel is not None and tunnel.kind is TunnelKind.GRE:
             return "the eBPF program makes no GRE tunnels"
-        case RealServer(upper_threshold=threshold) if threshold:
-            return "the eBPF program counts no connections a server"
+        case RealServer(forwarding=forwarding, upper_threshold=threshold) if threshold and (
+            forwarding is not Forwarding.FULLNAT
+        ):
+            return f"the eBPF program does not see the connections of {forwarding} servers end"
     return None

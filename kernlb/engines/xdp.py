@@ -226,7 +226,7 @@ class Xdp:
             ends = seen.named(book.wish.interfaces) if book.wish.interfaces else seen.ends()
             native = {link.index for link in ends if one_armed(book, seen, link)}
             contents = place(book, seen, tick=TICK, native=bool(native))
-        plane = self._loaded(book, native=bool(native))
+        plane = self._loaded(book, native=bool(native), limited=bool(contents.limits))
         fill(plane, contents)
         if not moved:
             self._tables.move(book, plane, change.services, [member.id for member in change.left])
@@ -249,7 +249,7 @@ class Xdp:
         for interface in set(attached) - {link.index for link in ends}:
             self._attachments.detach(interface)
 
-    def _loaded(self, book: Book, *, native: bool) -> Dataplane:
+    def _loaded(self, book: Book, *, native: bool, limited: bool) -> Dataplane:
         """The plane with the program that this version of kernlb brings. One before it hands over all it knows."""
         settings = abi.Settings(
             secret=book.secret,
@@ -257,6 +257,7 @@ class Xdp:
             flow_buckets=book.flow_buckets,
             tick_shift=book.tick_shift,
             timeouts=_timeouts(book.wish),
+            limits=limited,
         )
         path = _object()
         # The verifier takes its time for each.
