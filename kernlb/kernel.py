@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
-from kernlb.engines import Engine, Parted, Tending
+from kernlb.engines import Engine, Parted, Tending, Transit, Transiting
 from kernlb.errors import Unsupported
 from kernlb.model import Counters, EngineName, Key, ServiceKey, Table, Value, service_of
 from kernlb.parts import Parts, cut, whole
@@ -78,6 +78,14 @@ class Kernel:
             if id(engine) not in self._missing:
                 counted.update(engine.counters())
         return counted
+
+    def transits(self) -> Mapping[ServiceKey, Transit]:
+        """The virtual services that are in transition."""
+        found: dict[ServiceKey, Transit] = {}
+        for engine in self.balancers.values():
+            if isinstance(engine, Transiting):
+                found.update(engine.transits())
+        return found
 
     def _of(self, engine: Engine) -> Parts:
         if isinstance(engine, Parted):

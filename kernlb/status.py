@@ -6,6 +6,7 @@ from typing import Any
 from kernlb.assessment import Assessment
 from kernlb.config.values import Server, Service
 from kernlb.desired import Name
+from kernlb.engines import Transit
 from kernlb.model import Counters, Endpoint, Forwarding, Fwmark, Key, ServerKey, ServiceKey, Table
 from kernlb.operator import live_connections
 from kernlb.pool import Hold, Override, scale_of
@@ -22,6 +23,7 @@ def service_documents(
     names: Mapping[Key, Name],
     counters: Callable[[Key], Counters],
     response_time: Callable[[tuple[str, str]], float | None],
+    transits: Mapping[ServiceKey, Transit],
 ) -> list[dict[str, Any]]:
     """`table` is what the kernel has, `names` what kernlb calls its keys. Services that are not kernlb's stay out."""
     configured = {service.name: service for service in assessment.config.services}
@@ -45,15 +47,33 @@ def service_documents(
         service = configured[owned[key]]
         rows = {row["name"]: row for row in shown["servers"]}
         pool = assessment.pools[service.name]
+        transit = transits.get(key)
         servers = []
         for server in all_servers(service):
             at = by_name.get((key, server.name))
             if at is None and server.name not in rows and server is not service.sorry_server:
                 continue  # of the other family
             row = rows.get(server.name) or _absent(server, counters(at) if at else Counters())
-            servers.append(row | _condition(assessment, service, server, row, response_time))
-        found.append(shown | {"quorum": pool.quorum, "panic": pool.panic, "sorry": pool.sorry, "servers": servers})
+            condition = _condition(assessment, service, server, row, response_time)
+            before = transit.before.get(at, 0) if transit is not None and at is not None else None
+            servers.append(row | condition | {"previous_weight": _weight(service, before)})
+        standing = {"quorum": pool.quorum, "panic": pool.panic, "sorry": pool.sorry}
+        found.append(shown | standing | {"transition": _transition(transit), "servers": servers})
     return found
+
+
+def _transition(transit: Transit | None) -> dict[str, Any] | None:
+    if transit is None:
+        return None
+    return {"slots": transit.slots, "of": transit.of, "seconds": round(transit.seconds, 1)}
+
+
+def _weight(service: Service, weight: int | None) -> float | None:
+    """A weight of the kernel's in configured units."""
+    if weight is None:
+        return None
+    units = weight / scale_of(service)
+    return int(units) if units == int(units) else round(units, 2)
 
 
 def condition_of(assessment: Assessment, service: Service, server: Server) -> tuple[str, float | None, str]:
@@ -85,14 +105,13 @@ def _condition(
     override = assessment.overrides.get(name, _NO_OVERRIDE)
     status, since, reason = condition_of(assessment, service, server)
     seconds = response_time(name)
-    effective = row["weight"] / scale_of(service)
     return {
         "status": status,
         "since": None if since is None else round(since, 3),
         "reason": reason,
         "response_time_ms": None if seconds is None else round(seconds * 1000, 3),
         "configured_weight": server.weight if override.weight is None else override.weight,
-        "effective_weight": int(effective) if effective == int(effective) else round(effective, 2),
+        "effective_weight": _weight(service, row["weight"]),
         "drain_deadline": override.deadline if status == "draining" else None,
         "drain_connections": live_connections(service.protocol, [_live(row)]) if status == "draining" else None,
     }

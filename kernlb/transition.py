@@ -78,6 +78,11 @@ class Transition:
         ends = seen_all & (quiet | self._only_unused(unused))
         return Transition(self.current, previous, self.tracked & ~ends, self.began, self.changed)
 
+    def ends(self, *, idle: float, used: Times) -> float:
+        """When nothing will be tracked any more, at the earliest."""
+        last = np.maximum(np.maximum(self.began, self.changed), used)[self.tracked]
+        return float(last.max(initial=NEVER)) + idle
+
     def _only_unused(self, unused: Collection[int]) -> NDArray[np.bool_]:
         """Slots that changed once, from a server that nobody used: there is no third server to remember."""
         only: NDArray[np.bool_] = (self.changed == self.began) & np.isin(self.previous, list(unused))

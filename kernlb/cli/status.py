@@ -24,8 +24,9 @@ _COLOURS = {"up": "green", "down": "red", "unknown": "yellow", "draining": "mage
 def command(session: Session, watch: bool) -> int:
     """Show the health of pools and servers, as the daemon knows it.
 
-    Weights are in the configuration's units. A server is up, down, unknown (not checked yet, or without a check),
-    draining or disabled.
+    Weights are in the configuration's units; 1→3 where the eBPF program balances by 3 what is new, while connections of
+    before stay where 1 has put them. A server is up, down, unknown (not checked yet, or without a check), draining
+    or disabled.
 
     Exit status: 0 all pools have quorum, 3 some lack it, 1 error.
     """
@@ -89,6 +90,7 @@ def _service(service: dict[str, Any]) -> "RenderableType":
     flags = "" if service["quorum"] else "  [red]no quorum[/]"
     flags += "  [red]panic: serving all[/]" if service["panic"] else ""
     flags += "  [yellow]sorry server[/]" if service["sorry"] else ""
+    flags += f"  [yellow]{_transition(service['transition'])}[/]" if service["transition"] else ""
     how = service["policy"] or service["scheduler"]
     title = f"[bold]{service['name']}[/]  {service['protocol'] or ''} {service['bind']}  {how}{flags}"
     grid = Grid(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -101,13 +103,24 @@ def _service(service: dict[str, Any]) -> "RenderableType":
             f"{address}:{server['port']}",
             f"[{_COLOURS[server['status']]}]{server['status']}[/]",
             "-" if server["since"] is None else _ago(server["since"]),
-            f"{server['effective_weight']:g}",
+            _weight(server),
             f"{server['configured_weight']:g}",
             "-" if server["active_connections"] is None else str(server["active_connections"]),
             "-" if server["response_time_ms"] is None else f"{server['response_time_ms']:.1f}",
             _reason(server),
         )
     return grid
+
+
+def _transition(transition: dict[str, Any]) -> str:
+    part = transition["slots"] / transition["of"]
+    return f"in transition: {part:.1%} of the slots, {_lasting(transition['seconds'])} at least"
+
+
+def _weight(server: dict[str, Any]) -> str:
+    """Connections from before a transition still go by the weight of before."""
+    weight, before = f"{server['effective_weight']:g}", server["previous_weight"]
+    return weight if before in (None, server["effective_weight"]) else f"{before:g}→{weight}"
 
 
 def _reason(server: dict[str, Any]) -> str:
@@ -120,8 +133,12 @@ def _reason(server: dict[str, Any]) -> str:
 
 
 def _ago(when: float) -> str:
+    return _lasting(max(0.0, time.time() - when))
+
+
+def _lasting(seconds: float) -> str:
     """1d 02h, 3h 04m, 5m 06s or 7s."""
-    seconds = int(max(0.0, time.time() - when))
+    seconds = int(seconds)
     for unit, length, below, lower in (("d", 86400, 3600, "h"), ("h", 3600, 60, "m"), ("m", 60, 1, "s")):
         if seconds >= length:
             return f"{seconds // length}{unit} {seconds % length // below:02}{lower}"

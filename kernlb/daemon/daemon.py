@@ -319,7 +319,7 @@ class Daemon:
         await self._told.wait()
 
     async def recount(self) -> None:
-        await self.view.recount(self._writer.counters)
+        await self.view.recount(self._writer.seen)
 
     async def plan(self, wanted: Wanted, open: Callable[[Ownership], Signs] | None) -> Plan:
         """What a step would do. Writes nothing. `open`s the kernel where the daemon's own engines are not the right."""

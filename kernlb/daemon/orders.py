@@ -62,6 +62,7 @@ class Orders:
                 names=daemon.view.names,
                 counters=daemon.view.totals.of,
                 response_time=daemon.checker.response_time,
+                transits=daemon.view.transits,
             ),
         }
 

@@ -7,11 +7,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from kernlb import operator
 from kernlb.config.values import Config
 from kernlb.desired import Name
+from kernlb.engines import Transit
 from kernlb.errors import KernlbError
-from kernlb.model import Counters, Key, ServerKey, Table
+from kernlb.model import Counters, Key, ServerKey, ServiceKey, Table
 from kernlb.pool import ServerName
 from kernlb.reconciler import Step
 from kernlb.totals import Totals
+
+Seen = tuple[Mapping[Key, Counters], Mapping[ServiceKey, Transit]]
+"""What was counted, and the services that are in transition."""
 
 FRESH = 0.9
 """Seconds for which counters are good enough."""
@@ -25,11 +29,14 @@ class View:
         self.names: Mapping[Key, Name] = {}
         self.keys: dict[ServerName, list[ServerKey]] = {}
         self.totals = Totals()
+        self.transits: Mapping[ServiceKey, Transit] = {}
         self._counted = float("-inf")
         self._counting = asyncio.Lock()
 
     def take(self, step: Step) -> None:
         self.table = step.after
+        if step.done:
+            self._counted = float("-inf")
         if self.names is not step.plan.desired.names:
             self.names = step.plan.desired.names
             self.keys = {}
@@ -42,14 +49,15 @@ class View:
         self.totals.observe(counters)
         self.totals.keep(set(self.names))
 
-    async def recount(self, read: Callable[[], Awaitable[Mapping[Key, Counters]]]) -> None:
-        """Counters no older than FRESH, if the reader has a moment; else the last ones stand."""
+    async def recount(self, read: Callable[[], Awaitable[Seen]]) -> None:
+        """Counters no older than FRESH or the last change, if the reader has a moment; else the last ones stand."""
         if time.monotonic() - self._counted < FRESH or self._counting.locked():
             return
         async with self._counting:
             try:
                 async with asyncio.timeout(FRESH):
-                    self.count(await read())
+                    counters, self.transits = await read()
+                    self.count(counters)
             except (TimeoutError, KernlbError):
                 pass
 

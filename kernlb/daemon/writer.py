@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from kernlb.daemon.options import Signs
+from kernlb.daemon.view import Seen
 from kernlb.model import Counters, Key
 from kernlb.operator import Overrides
 from kernlb.ownership import Ownership
@@ -88,8 +89,9 @@ class Writer:
 
         return await self.do(look)
 
-    async def counters(self) -> Mapping[Key, Counters]:
-        return await self.do(self.reconciler.kernel.counters)
+    async def seen(self) -> Seen:
+        kernel = self.reconciler.kernel
+        return await self.do(lambda: (kernel.counters(), kernel.transits()))
 
     async def note(self, overrides: Overrides, health: Record) -> None:
         await self.do(lambda: self._note(overrides, health))

@@ -1,9 +1,10 @@
 """What carries out a Table: IPVS over netlink, the eBPF program, nftables and friends, or a dict in memory."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from kernlb.model import Counters, Key, Table
+from kernlb.model import Counters, Key, ServerKey, ServiceKey, Table
 from kernlb.parts import Parts
 from kernlb.plan import Operation
 
@@ -37,6 +38,26 @@ class Tending(Protocol):
 
     def tend(self) -> None:
         """Make what is carried fit the network as it is now. Changes no Table."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transit:
+    """What of a service still goes by weights of before: the connections that were there, through `slots` of all `of`
+    slots, for `seconds` at least. `before` has the weight of each real server then."""
+
+    slots: int
+    of: int
+    seconds: float
+    before: Mapping[ServerKey, int]
+
+
+@runtime_checkable
+class Transiting(Protocol):
+    """An engine whose changes leave connections where they are until these have ended."""
+
+    def transits(self) -> Mapping[ServiceKey, Transit]:
+        """The services that are in transition."""
         ...
 
 

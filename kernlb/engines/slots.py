@@ -1,17 +1,17 @@
 """The slots of every service in the kernel's tables, brought to its servers. What is settled is found there."""
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import numpy as np
 
-from kernlb.engines import abi
+from kernlb.engines import Transit, abi
 from kernlb.engines.carried import NOBODY, Book, Carried
 from kernlb.engines.clock import seconds_of
 from kernlb.engines.dataplane import Dataplane
 from kernlb.engines.placement import name_of, weights
 from kernlb.hashing import Assignment, assign
-from kernlb.model import Endpoint, Forwarding
+from kernlb.model import Endpoint, Forwarding, ServiceKey
 from kernlb.transition import NEVER, Transition
 
 EVERY = 1.0
@@ -71,15 +71,22 @@ class Slots:
             if not transition.active:
                 carried.settled()
 
-    def under_way(self, book: Book, plane: Dataplane) -> Mapping[Endpoint, Transition]:
+    def transits(self, book: Book, plane: Dataplane) -> dict[ServiceKey, Transit]:
         """The services of which some slots keep the connections of before."""
         now = time.monotonic()
-        found = {}
+        found: dict[ServiceKey, Transit] = {}
         for key, carried in book.services.items():
-            if carried.id not in self._settled:
-                transition = self._transition(book, plane, carried, now)
-                if transition.active:
-                    found[key] = transition
+            if carried.id in self._settled:
+                continue
+            transition = self._transition(book, plane, carried, now)
+            if transition.active:
+                used = seconds_of(plane.table(carried.id, book.slots).used(), now=now)
+                found[key] = Transit(
+                    slots=int(np.count_nonzero(transition.tracked)),
+                    of=book.slots,
+                    seconds=max(0.0, transition.ends(idle=book.wish.idle, used=used) - now),
+                    before={k: m.value.weight if m.before is None else m.before for k, m in carried.members.items()},
+                )
         return found
 
     def _desired(self, carried: Carried, slots: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from kernlb.engines import abi, flows, pins
+from kernlb.engines import Transit, abi, flows, pins
 from kernlb.engines.attach import Attachments, Hook
 from kernlb.engines.books import Books
 from kernlb.engines.carried import Book, Change, Wish
@@ -24,7 +24,7 @@ from kernlb.engines.rtnetlink import Link, Rtnetlink
 from kernlb.engines.slots import Slots
 from kernlb.errors import Unsupported
 from kernlb.hashing import SLOTS
-from kernlb.model import Counters, Endpoint, Forwarding, Key, ServerKey, Table, service_of
+from kernlb.model import Counters, Endpoint, Forwarding, Key, ServerKey, ServiceKey, Table, service_of
 from kernlb.parts import Parts, cut, whole
 from kernlb.places import namespace_inode
 from kernlb.plan import Operation
@@ -124,6 +124,11 @@ class Xdp:
         if book is not None:
             self._books.doubt()
             self._write(book, Change())
+
+    def transits(self) -> Mapping[ServiceKey, Transit]:
+        """The services whose connections of before still go by other weights."""
+        book = self._books.current()
+        return self._tables.transits(book, self._opened()) if book else {}
 
     def causes(self) -> Mapping[abi.Cause, int]:
         """Packets to addresses of services that the program left to the stack, by why."""
