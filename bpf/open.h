@@ -154,7 +154,7 @@ GLOBAL int insert_flow(__u32 number, __u32 flags, __u32 pair)
 	struct flow_bucket *bucket = bpf_map_lookup_elem(MAP(flows), &number);
 	__u32 stripe = number & (LOCKS - 1);
 	struct lock *lock = bpf_map_lookup_elem(MAP(locks), &stripe);
-	__u32 i, choice = FLOWS_PER_BUCKET, closed = FLOWS_PER_BUCKET, taken = 0;
+	__u32 i, choice = FLOWS_PER_BUCKET, closed = FLOWS_PER_BUCKET, taken = 0, room = 0;
 	const struct tuple *key;
 
 	if (!opening || !bucket || !lock)
@@ -167,6 +167,7 @@ GLOBAL int insert_flow(__u32 number, __u32 flags, __u32 pair)
 
 		if (flow->state != FLOW_FREE && is_key(flow, key)) {
 			choice = i;
+			room = FLOWS_PER_BUCKET;
 			if (expired(flow, opening->now))
 				break;
 			taken = !(flags & INSERT_OVER) || !reusable(flow, opening);
@@ -175,10 +176,14 @@ GLOBAL int insert_flow(__u32 number, __u32 flags, __u32 pair)
 			break;
 		} else if (expired(flow, opening->now)) {
 			choice = i;
+			room++;
 		} else if (flow->state == FLOW_CLOSED && (flow->flags & FLOW_FORWARD || forgotten(flow, opening->now))) {
 			closed = i;
 		}
 	}
+	/* Ports can be drawn again: the last place of a bucket is for a client, who has but two buckets. */
+	if (room == 1 && !(flags & (FLOW_FORWARD | INSERT_OVER)))
+		choice = FLOWS_PER_BUCKET;
 	/* Whoever had it only loses the claim to the same port. */
 	if (choice == FLOWS_PER_BUCKET && flags & INSERT_OVER)
 		choice = closed;
@@ -238,6 +243,8 @@ static __always_inline struct flow *open_flow(struct opening *opening, const str
 		forward = insert_flow(second_bucket(opening->hash), FLOW_FORWARD, reverse);
 	if (forward == INSERT_FULL)
 		forward = insert_flow(first_bucket(opening->hash), FLOW_FORWARD | INSERT_OVER, reverse);
+	if (forward == INSERT_FULL)
+		forward = insert_flow(second_bucket(opening->hash), FLOW_FORWARD | INSERT_OVER, reverse);
 	flow = flow_at(reverse);
 	if (!flow)
 		return NULL;
