@@ -204,10 +204,15 @@ class Dataplane:
 
     def traffics(self, servers: int) -> list[abi.Traffic]:
         """Of the servers with the first numbers."""
+        names = abi.Traffic.__dataclass_fields__
+        return [abi.Traffic(**dict(zip(names, each, strict=True))) for each in self.counted(servers).tolist()]
+
+    def counted(self, servers: int) -> NDArray[np.uint64]:
+        """The same, a row a server and a column a counter."""
         counters = self.maps["traffic"]
         packed = np.frombuffer(counters.first(servers), dtype=np.uint64)
-        summed = packed.reshape(servers, counters.values_per_key, -1).sum(axis=1).tolist()
-        return [abi.Traffic(**dict(zip(abi.Traffic.__dataclass_fields__, each, strict=True))) for each in summed]
+        summed: NDArray[np.uint64] = packed.reshape(servers, counters.values_per_key, -1).sum(axis=1)
+        return summed
 
     def causes(self) -> dict[abi.Cause, int]:
         counters = self.maps["causes"]

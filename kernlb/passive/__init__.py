@@ -4,19 +4,25 @@ A packet socket with a classic BPF filter: the kernel hands over the SYNs that l
 resets, no more of them than a share that keeps the cost bounded. Scanning all of /proc/net/ip_vs_conn would cost as
 much as there are connections, and conntrack events as much as there are new ones. It sees what passes through this host
 with the server's address: nat, fullnat, and every check. For direct and tunnel there is IPVS's own table (half_open).
-What the XDP program sends on, the kernel shows nobody: there only the checks themselves are seen.
+What the eBPF program sends on, the kernel shows nobody on most interfaces: that engine is asked for what it counts.
 """
 
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 
+from kernlb.errors import KernlbError
 from kernlb.model import ServerKey
 from kernlb.passive import packets
 from kernlb.passive.half_open import PERIOD, HalfOpen
+from kernlb.passive.packets import End
 from kernlb.passive.suspicion import Suspicion
 from kernlb.pool import ServerName
+
+Silent = Callable[[], Awaitable[Collection[ServerKey]]]
+"""Asks the engines for the servers whose connections began since it last did, and got no further."""
 
 BUDGET = 1000
 """Packets a second that are looked at; beyond it, only those of every other client port, and so on."""
@@ -29,7 +35,7 @@ class Passive:
     """Made inside a running loop, in the network namespace to watch. Where packet sockets are not allowed, `off` says
     why and no packet is seen."""
 
-    def __init__(self, suspected: Callable[[ServerName], None]) -> None:
+    def __init__(self, suspected: Callable[[ServerName], None], *, silent: Silent | None = None) -> None:
         self._suspected = suspected
         self._suspicion = Suspicion()
         self._loop = asyncio.get_running_loop()
@@ -39,6 +45,7 @@ class Passive:
         self._second = 0
         self._alarm: asyncio.TimerHandle | None = None
         self._look: asyncio.TimerHandle | None = None
+        self._asking = None if silent is None else self._loop.create_task(self._ask(silent), name="silent")
         self.off: str | None = None
         self._socket: socket.socket | None = None
         try:
@@ -62,6 +69,8 @@ class Passive:
             if handle is not None:
                 handle.cancel()
         self._alarm = self._look = None
+        if self._asking is not None:
+            self._asking.cancel()
         if self._socket is not None:
             self._loop.remove_reader(self._socket.fileno())
             self._socket.close()
@@ -105,8 +114,17 @@ class Passive:
 
     def _look_again(self) -> None:
         self._look = self._loop.call_later(PERIOD, self._look_again)
+        self._blame(self._half_open.look())
+
+    async def _ask(self, silent: Silent) -> None:
+        while True:
+            await asyncio.sleep(PERIOD)
+            with suppress(KernlbError):
+                self._blame((key.address, key.port) for key in await silent())
+
+    def _blame(self, ends: Iterable[End]) -> None:
         now = time.monotonic()
-        for end in self._half_open.look():
+        for end in ends:
             self._tell(self._suspicion.blame(end, now))
 
     def _tell(self, names: Iterable[ServerName]) -> None:
