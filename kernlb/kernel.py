@@ -1,11 +1,11 @@
 """The whole of a network namespace as one engine: each part of a Table goes to the engine that answers for it."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
-from kernlb.engines import Engine, Parted, Tending, Transit, Transiting
+from kernlb.engines import Engine, Overhearing, Parted, Tending, Transit, Transiting
 from kernlb.errors import Unsupported
-from kernlb.model import Counters, EngineName, Key, ServiceKey, Table, Value, service_of
+from kernlb.model import Counters, EngineName, Key, ServerKey, ServiceKey, Table, Value, service_of
 from kernlb.parts import Parts, cut, whole
 from kernlb.plan import Operation
 
@@ -71,6 +71,10 @@ class Kernel:
         for engine in self._engines():
             if isinstance(engine, Tending):
                 engine.tend()
+
+    def silent(self) -> Collection[ServerKey]:
+        """Real servers whose connections have begun since the last call and got no further, where engines notice."""
+        return [key for engine in self._engines() if isinstance(engine, Overhearing) for key in engine.silent()]
 
     def counters(self) -> Mapping[Key, Counters]:
         counted: dict[Key, Counters] = {}

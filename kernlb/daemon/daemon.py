@@ -100,7 +100,7 @@ class Daemon:
         self.assessment.adopt(self.checker.states(), now=now)
         self._drift.listen()
         if self.options.passive:
-            self._passive = Passive(self._suspected)
+            self._passive = Passive(self._suspected, silent=self._writer.silent)
             if self._passive.off:
                 self._journal.say("passive-off", level=Level.WARNING, reason=self._passive.off)
         self._journal.say("start", file=self.source.file, pid=os.getpid(), services=len(self.source.config.services))

@@ -2,14 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from kernlb.daemon.options import Signs
 from kernlb.daemon.view import Seen
-from kernlb.model import Counters, Key
+from kernlb.model import Counters, Key, ServerKey
 from kernlb.operator import Overrides
 from kernlb.ownership import Ownership
 from kernlb.plan import Operation
@@ -92,6 +92,9 @@ class Writer:
     async def seen(self) -> Seen:
         kernel = self.reconciler.kernel
         return await self.do(lambda: (kernel.counters(), kernel.transits()))
+
+    async def silent(self) -> Collection[ServerKey]:
+        return await self.do(lambda: self.reconciler.kernel.silent())
 
     async def note(self, overrides: Overrides, health: Record) -> None:
         await self.do(lambda: self._note(overrides, health))

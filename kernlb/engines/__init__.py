@@ -1,6 +1,6 @@
 """What carries out a Table: IPVS over netlink, the eBPF program, nftables and friends, or a dict in memory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -58,6 +58,15 @@ class Transiting(Protocol):
 
     def transits(self) -> Mapping[ServiceKey, Transit]:
         """The services that are in transition."""
+        ...
+
+
+@runtime_checkable
+class Overhearing(Protocol):
+    """An engine that notices who does not answer."""
+
+    def silent(self) -> Collection[ServerKey]:
+        """Real servers whose connections have begun since the last call and got no further."""
         ...
 
 

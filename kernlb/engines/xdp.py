@@ -21,10 +21,11 @@ from kernlb.engines.nexthops import Outlook
 from kernlb.engines.placement import one_armed, place
 from kernlb.engines.playing import played
 from kernlb.engines.rtnetlink import Link, Rtnetlink
+from kernlb.engines.silence import Silence
 from kernlb.engines.slots import Slots
 from kernlb.errors import Unsupported
 from kernlb.hashing import SLOTS
-from kernlb.model import Counters, Endpoint, Forwarding, Key, ServerKey, ServiceKey, Table, service_of
+from kernlb.model import Counters, Endpoint, Forwarding, Key, Protocol, ServerKey, ServiceKey, Table, service_of
 from kernlb.parts import Parts, cut, whole
 from kernlb.places import namespace_inode
 from kernlb.plan import Operation
@@ -58,6 +59,7 @@ class Xdp:
         self._books = Books(directory, lost=self._let_go)
         self._outlook = Outlook()
         self._tables = Slots()
+        self._silence = Silence()
         self._plane: Dataplane | None = None
         self._filter: dict[abi.Address, abi.Filter] | None = None
 
@@ -117,6 +119,17 @@ class Xdp:
         return counted
 
     # --- what else can be asked of it
+
+    def silent(self) -> Collection[ServerKey]:
+        """Real servers of TCP that were sent SYNs and nothing else since the last call."""
+        book = self._books.current()
+        if book is None:
+            return ()
+        counted = self._opened().counted(max((member.id for _, _, member in book.members()), default=0) + 1)
+        flows_begun, packets_in = counted[:, 0], counted[:, 1]  # struct traffic of abi.h
+        numbers = self._silence.look(flows_begun, packets_in)
+        members = ((service, key) for service, key, member in book.members() if member.id in numbers)
+        return [key for service, key in members if service.protocol is Protocol.TCP]
 
     def tend(self) -> None:
         """Follow the network, end transitions that are over, hang the program where it is missing."""
