@@ -53,10 +53,17 @@ class Meaning:
     again only the services whose pool is another object than the last time."""
 
     def __init__(
-        self, config: Config, *, engines: Mapping[str, EngineName], ruleset: Ruleset, tracked: bool | None = None
+        self,
+        config: Config,
+        *,
+        engines: Mapping[str, EngineName],
+        ruleset: Ruleset,
+        tracked: bool | None = None,
+        probed: bool = True,
     ) -> None:
         """`engines` by service name; `ruleset` is the static part of the nftables table; `tracked` whether conntrack is
-        at work without kernlb, None where it has no timeouts for the connections of checks."""
+        at work without kernlb, None where it has no timeouts for the connections of checks; `probed` whether servers
+        are checked, through the VIP too."""
         self._config = config
         self._tracked = tracked
         self._engines = engines
@@ -70,7 +77,7 @@ class Meaning:
             balance(all_of_it, service, _everybody(service), engine, number, together=config.max_connections)
             if engine is EngineName.IPVS:
                 mark(all_of_it.table, config, service, number)
-        checks = _check_ways(config, engines)
+        checks = _check_ways(config, engines) if probed else Balanced()
         self._table, self._names = all_of_it.table | checks.table, all_of_it.names | checks.names
         self._rest: tuple[object, dict[Key, Value]] | None = None
         self._services: dict[str, _Part] = {}

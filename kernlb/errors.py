@@ -1,6 +1,6 @@
 """What can go wrong, named by whose fault it is. Only the command line prints these and chooses exit codes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -52,6 +52,20 @@ class KernelError(KernlbError):
     def __init__(self, message: str, *, errno: int, where: str | None = None, hint: str | None = None) -> None:
         super().__init__(message, where=where, hint=hint)
         self.errno = errno
+
+
+class Refused(KernlbError):
+    """Some services could not be made as wanted; all others are. `refusals` by the name of the service, or by the thing
+    of the whole namespace."""
+
+    kind = "refused"
+
+    def __init__(self, refusals: Mapping[str, KernlbError]) -> None:
+        some = ", ".join(list(refusals)[:5]) + (", …" if len(refusals) > 5 else "")
+        super().__init__(
+            f"{len(refusals)} not as wanted: {some}", hint="all others are; the reasons are told one by one"
+        )
+        self.refusals = refusals
 
 
 class Conflict(KernlbError):

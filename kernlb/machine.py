@@ -23,6 +23,7 @@ from kernlb.places import namespace_inode
 from kernlb.pool import Override, Rating, ServerName, pool
 from kernlb.reconciler import Wanted
 from kernlb.surroundings import check_timeouts
+from kernlb.vip_checks import ways
 
 
 def open_kernel(config: Config, owned: Ownership) -> Kernel:
@@ -109,14 +110,17 @@ def wanted(
     *,
     ratings: Mapping[ServerName, Rating] | None = None,
     overrides: Mapping[ServerName, Override] | None = None,
+    owned: Ownership,
 ) -> Wanted:
-    """What the configuration wants of a kernel, given what else is in it."""
+    """What the configuration wants of a kernel, given what else is in it, where nothing is probed. What a daemon left
+    there for its checks, as is told by what is owned, stays for the next one."""
+    probed = any(way.service in owned.claimed for way in ways(config).values())
     pools = {s.name: pool(s, ratings=ratings, overrides=overrides) for s in config.services}
-    return partial(meaning(config).desired, pools)
+    return partial(meaning(config, probed=probed).desired, pools)
 
 
-def meaning(config: Config) -> Meaning:
-    """What a configuration means here, whatever its pools."""
+def meaning(config: Config, *, probed: bool = True) -> Meaning:
+    """What a configuration means here, whatever its pools. `probed`: servers are checked, through the VIP too."""
     engines = chosen(config)
     for service in config.services:
         if engines[service.name] is EngineName.XDP:
@@ -126,6 +130,7 @@ def meaning(config: Config) -> Meaning:
         engines=engines,
         ruleset=ruleset(mark_base=config.engine.mark_base),
         tracked=_tracked(config, engines.values()),
+        probed=probed,
     )
 
 

@@ -92,12 +92,15 @@ class _Settled:
 
 
 class Reconciler:
-    def __init__(self, kernel: Kernel, store: Store, consent: Consent, listening: Listening) -> None:
+    def __init__(
+        self, kernel: Kernel, store: Store, consent: Consent, listening: Listening, *, state: State | None = None
+    ) -> None:
+        """`state` where the store has been read already."""
         self.kernel = kernel
         self.store = store
         self.consent = consent
         self._listening = listening
-        self.state: State = store.load()
+        self.state: State = store.load() if state is None else state
         self._settled: _Settled | None = None
 
     def plan(self, wanted: Wanted, *, count: bool = True) -> Plan:
@@ -111,13 +114,14 @@ class Reconciler:
             raise conflict
         return plan
 
-    def step(self, wanted: Wanted, *, deadline: float, now: float, apart: bool = False) -> Step:
+    def step(self, wanted: Wanted, *, deadline: float, now: float, apart: bool = False, count: bool = False) -> Step:
         """Do what can be done now. Leaving servers are quiesced and go once idle, or `deadline` seconds after.
 
         `now` is seconds since the epoch. Raises what `plan` and the engines raise; the intent is on disk before
         the kernel is touched. `apart`: what the kernel refuses of one service holds up no other, and is in the Step.
+        `count`: as in `plan`.
         """
-        plan = self._plan(wanted, since=self._settled, count=False)
+        plan = self._plan(wanted, since=self._settled, count=count)
         self._settled = None
         refused: dict[str, KernlbError] = {}
         if plan.taken:

@@ -3,7 +3,8 @@
 import signal
 import sys
 import time
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from select import select
 
 import click
@@ -15,10 +16,11 @@ from kernlb.cli.plan import foresee
 from kernlb.cli.progress import Progress
 from kernlb.cli.root import verb
 from kernlb.cli.session import Session, need_net_admin
+from kernlb.errors import KernlbError, Refused
 from kernlb.machine import wanted
 from kernlb.model import Table
 from kernlb.plan import Operation
-from kernlb.reconciler import Reconciler, Wanted
+from kernlb.reconciler import Plan, Reconciler, Wanted
 
 _POLL = 0.25
 
@@ -58,7 +60,8 @@ def command(
 
     What is new is added first. A server that leaves is quiesced (weight 0), waited for until its live connections
     have ended or the deadline has passed, then removed. Interrupted, it stays quiesced, and the next apply finishes.
-    Applied again, nothing is written. Where a daemon runs, it gets the file and does all this.
+    Applied again, nothing is written. A service that the kernel refuses holds up no other; all refusals are told.
+    Where a daemon runs, it gets the file and does all this.
 
     Exit status: 0 done, 1 error.
     """
@@ -74,36 +77,53 @@ def command(
         return handed
     with session.writing("apply"):
         reconciler = session.reconciler(source.config, allowed)
-        want = wanted(source.config, overrides=reconciler.state.overrides)
-        before = reconciler.plan(want)
-        for warning in (*before.warnings, *changes.obstacles(source.config)):
-            output.note(warning)
-        done = _carry_out(session, reconciler, want, deadline=deadline)
-        if confirm is not None and done and not _confirmed(confirm):
-            _put_back(session, reconciler, before.ours)
+        state = reconciler.state
+        want = wanted(source.config, overrides=state.overrides, owned=state.ownership)
+        for obstacle in changes.obstacles(source.config):
+            output.note(obstacle)
+        came = _carry_out(session, reconciler, want, deadline=deadline)
+        if confirm is not None and came.done and not _confirmed(confirm):
+            _put_back(session, reconciler, came.plan.ours)
             return 1
         applied.remember(places.applied, source, asdict(allowed))
     if session.as_json:
-        output.facts(changes.document(done, before.names, before.breaks))
-    elif done:
-        click.echo(changes.summary((op.verb for op in done), done=True))
-    else:
+        output.facts(changes.document(came.done, came.plan.names, came.plan.breaks))
+    elif came.done:
+        click.echo(changes.summary((op.verb for op in came.done), done=True))
+    elif not came.refused:
         click.echo(f"nothing to do: the kernel is as {source.file} says")
+    if came.refused:
+        raise Refused(came.refused)
     return 0
 
 
-def _carry_out(session: Session, reconciler: Reconciler, want: Wanted, *, deadline: float) -> list[Operation]:
-    """Step until nothing is left, printing each operation as it is done."""
+@dataclass(frozen=True, slots=True)
+class _Came:
+    """What came of it. `plan` is what it started from; `refused` what the kernel said against a service, by name."""
+
+    plan: Plan
+    done: list[Operation]
+    refused: Mapping[str, KernlbError]
+
+
+def _carry_out(session: Session, reconciler: Reconciler, want: Wanted, *, deadline: float) -> _Came:
+    """Step until nothing is left, printing each operation as it is done. Services that are refused hold up no other."""
     done: list[Operation] = []
+    plan: Plan | None = None
     with Progress(quiet=session.as_json) as progress:
         while True:
-            step = reconciler.step(want, deadline=deadline, now=time.time())
+            count = plan is None and session.as_json
+            step = reconciler.step(want, deadline=deadline, now=time.time(), apart=True, count=count)
+            if plan is None:
+                plan = step.plan
+                for warning in plan.warnings:
+                    output.note(warning)
             done += step.done
             if not session.as_json:
                 for op in step.done:
                     progress.print(changes.line(op, reconciler.state.names))
             if not step.waiting:
-                return done
+                return _Came(plan, done, step.refused)
             progress.waiting(step.waiting, reconciler.state, deadline=deadline, now=time.time())
             time.sleep(_POLL)
 

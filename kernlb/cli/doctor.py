@@ -50,13 +50,14 @@ def command(session: Session, file: str, format: str | None, everything: bool) -
 
 def _examine(session: Session, config: Config) -> "list[Finding]":
     from kernlb.doctor.examination import examine
-    from kernlb.machine import chosen, wanted
+    from kernlb.machine import chosen, meaning
+    from kernlb.pool import pool
     from kernlb.reconciler import Consent
 
     reconciler = session.reconciler(config, Consent())
     reconciler.kernel.read()
     try:
-        table = wanted(config)(()).table
+        table = meaning(config).desired({each.name: pool(each) for each in config.services}).table
     except KernlbError:
         # A service that cannot be carried here at all is a finding of its own.
         table = {}

@@ -66,7 +66,9 @@ def _carry_out(session: Session, name: tuple[str, str], order: Order) -> dict[st
     else:
         live = None
     reconciler.note(overrides=overrides)
-    reconciler.step(wanted(found.source.config, ratings=ratings, overrides=overrides), deadline=30.0, now=now)
+    owned = reconciler.state.ownership
+    want = wanted(found.source.config, ratings=ratings, overrides=overrides, owned=owned)
+    reconciler.step(want, deadline=30.0, now=now)
     return {"through": "kernel", **operator.answer(before, overrides, name), "live": live}
 
 

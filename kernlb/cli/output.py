@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kernlb.errors import ConfigError, KernlbError, Mistake
+from kernlb.errors import ConfigError, KernlbError, Mistake, Refused
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,11 +49,12 @@ def complain(error: KernlbError) -> None:
     if isinstance(error, ConfigError):
         for mistake in error.mistakes:
             click.echo(_mistake(error.file, mistake), err=True)
-    click.secho(f"kernlb: {error.message}", fg="red", err=True)
-    if error.where and not isinstance(error, ConfigError):
-        click.echo(f"  where: {error.where}", err=True)
-    if error.hint:
-        click.echo(f"  hint:  {error.hint}", err=True)
+    for owner, each in error.refusals.items() if isinstance(error, Refused) else [("", error)]:
+        click.secho(f"kernlb: {owner}{': ' if owner else ''}{each.message}", fg="red", err=True)
+        if each.where and not isinstance(each, ConfigError):
+            click.echo(f"  where: {each.where}", err=True)
+        if each.hint:
+            click.echo(f"  hint:  {each.hint}", err=True)
 
 
 def error_document(error: KernlbError) -> dict[str, Any]:
@@ -65,6 +66,8 @@ def error_document(error: KernlbError) -> dict[str, Any]:
     }
     if isinstance(error, ConfigError):
         document["mistakes"] = mistakes_document(error.mistakes)
+    if isinstance(error, Refused):
+        document["refusals"] = {owner: error_document(each) for owner, each in error.refusals.items()}
     return document
 
 

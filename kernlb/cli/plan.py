@@ -42,7 +42,8 @@ def foresee(session: Session, source: Source, format: str | None, allowed: Conse
     said = handover.plan(session, source, format=format)
     if said is None:
         reconciler = session.reconciler(source.config, allowed)
-        plan = reconciler.plan(wanted(source.config, overrides=reconciler.state.overrides))
+        state = reconciler.state
+        plan = reconciler.plan(wanted(source.config, overrides=state.overrides, owned=state.ownership))
         said = changes.document(plan.operations, plan.names, plan.breaks) | {"warnings": plan.warnings}
     for warning in (*said["warnings"], *changes.obstacles(source.config)):
         output.note(warning)

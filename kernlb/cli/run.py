@@ -76,11 +76,12 @@ def command(
         note(obstacle)
     with session.writing("run"):
         store = Store(places.state_file)
-        signs = open_signs(source.config, store.load().ownership)
+        state = store.load()
+        signs = open_signs(source.config, state.ownership)
         allowed = consent(adopt=adopt, shared_settings=shared_settings, take_port=take_port)
         run(
             source,
-            reconciler=Reconciler(signs.kernel, store, allowed, listening),
+            reconciler=Reconciler(signs.kernel, store, allowed, listening, state=state),
             signs=signs,
             machine=machine(file, format, places=places, consent=allowed),
             places=places,

@@ -44,7 +44,8 @@ class Session:
         from kernlb.state import Store
 
         store = Store(self.places().state_file)
-        return Reconciler(open_kernel(config, store.load().ownership), store, consent, listening)
+        state = store.load()
+        return Reconciler(open_kernel(config, state.ownership), store, consent, listening, state=state)
 
     @contextmanager
     def writing(self, purpose: str) -> Iterator[None]:

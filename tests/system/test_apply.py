@@ -1,0 +1,64 @@
+"""kernlb apply as its user calls it, in a namespace of this kernel, with the engine that the kernel has."""
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.network import inside, ip, namespaces
+
+pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.bpf]
+
+TEXT = """\
+[engine]
+default = "xdp"
+interfaces = ["wire"]
+[defaults]
+forwarding = "fullnat"
+[service.{first}]
+bind = "*:8080"
+servers.a = "10.0.0.1:80"
+[service.{second}]
+bind = "192.0.2.1:80"
+servers.a = "10.0.0.1:80"
+"""
+
+
+@pytest.fixture
+def place(balancer: Path) -> Iterator[str]:
+    with namespaces("apply") as (name,):
+        ip(name, "link add wire type veth peer name far\nlink set wire up\nlink set far up\n")
+        ip(name, "addr add 10.0.0.254/24 dev wire\n")
+        yield name
+
+
+def kernlb(place: str, directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "kernlb", "--netns", place, "--run-dir", str(directory / "run")]
+    command += ["--state-dir", str(directory / "state"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100)
+
+
+@pytest.mark.parametrize(("taken", "free"), [("alpha", "beta"), ("zeta", "beta")])
+def test_a_service_that_cannot_be_had_keeps_no_other_out_and_is_told(
+    place: str, tmp_path: Path, taken: str, free: str
+) -> None:
+    file = tmp_path / "kernlb.toml"
+    file.write_text(TEXT.format(first=taken, second=free))
+    with inside(place), socket.create_server(("0.0.0.0", 8080)):
+        came = kernlb(place, tmp_path, "apply", "--json", str(file))
+        assert came.returncode == 1
+        (owner, refusal), *others = json.loads(came.stderr)["error"]["refusals"].items()
+        assert (owner, refusal["kind"], others) == (taken, "conflict", [])
+        assert "--take-port" in refusal["hint"]
+        assert json.loads(came.stdout)["changed"]
+        shown = json.loads(kernlb(place, tmp_path, "show", "--json").stdout)["services"]
+        assert [each["name"] for each in shown] == [free]
+    done = kernlb(place, tmp_path, "apply", str(file))
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(kernlb(place, tmp_path, "show", "--json").stdout)["services"]
+    assert {each["name"] for each in shown} == {taken, free}
+    assert kernlb(place, tmp_path, "clear").returncode == 0
