@@ -182,10 +182,14 @@ class Dataplane:
                 tables[abi.index(service)] = struct.pack("=I", table.map.fd)
         return table
 
-    def remove_table(self, service: int) -> None:
+    def leave_table(self, service: int) -> None:
+        """Not look at a service's table any more: what this process has mapped of it counts as its memory."""
         table = self.tables.pop(service, None)
         if table is not None:
             table.close()
+
+    def remove_table(self, service: int) -> None:
+        self.leave_table(service)
         if self.maps["tables"].get(abi.index(service)):
             del self.maps["tables"][abi.index(service)]
 

@@ -16,7 +16,7 @@ from kernlb.transition import NEVER, Transition
 
 EVERY = 1.0
 """Seconds between looks at what time has ended."""
-_REMEMBERED = 64
+_REMEMBERED = 16
 """Assignments that are kept because the next one is made faster from them: a megabyte each."""
 
 
@@ -112,6 +112,7 @@ class Slots:
         else:
             self._under_way.pop(carried.id, None)
             self._settled.add(carried.id)
+            plane.leave_table(carried.id)
 
 
 def _found(current: np.ndarray, previous: np.ndarray, *, changed: float, now: float) -> Transition:
