@@ -35,7 +35,8 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Less is better. `budget` is what a series named in `held` may be, as a multiple of the baseline's median."""
+    """Less is better. `budget` is what a series named in `held` may be, as a multiple of the baseline's median; where
+    values are `paired`, taken one right after the other, it is the median of their ratios."""
 
     title: str
     unit: str
@@ -43,10 +44,15 @@ class Comparison:
     baseline: str | None = None
     budget: float | None = None
     held: tuple[str, ...] = ()
+    paired: bool = False
 
     def ratio(self, series: Series) -> float | None:
-        base = next((one.median for one in self.series if one.name == self.baseline), None)
-        return series.median / base if base else None
+        base = next((one for one in self.series if one.name == self.baseline), None)
+        if base is None or not base.median:
+            return None
+        if self.paired:
+            return median(one / other for one, other in zip(series.values, base.values, strict=True))
+        return series.median / base.median
 
     def within(self, series: Series) -> bool | None:
         """Whether the budget is kept; None where it holds nobody to anything."""
@@ -127,7 +133,7 @@ def as_json(report: Report) -> dict[str, Any]:
 def from_json(document: dict[str, Any]) -> Report:
     comparisons = (
         Comparison(
-            **{key: shown[key] for key in ("title", "unit", "baseline", "budget")},
+            **{key: shown[key] for key in ("title", "unit", "baseline", "budget", "paired")},
             series=tuple(Series(figures["name"], tuple(figures["values"])) for figures in shown["series"]),
             held=tuple(shown["held"]),
         )

@@ -1,55 +1,110 @@
-"""A gateway over two servers: plain ECMP routing, nftables DNAT, HAProxy tcp and kernlb's eBPF engine, round by round.
+"""A gateway over two servers: plain ECMP routing, nftables DNAT, HAProxy tcp and kernlb's eBPF engine, in turns.
 
-Client, gateway and servers are namespaces joined by veth, built anew for each path and round, because the conntrack
-that a NAT rule brings would burden everybody else. Limit and yardstick is plain routing over the same two servers.
-Less is better throughout: microseconds a request, nanoseconds a kilobyte; a budget of 0.97 of somebody's rate reads
-as 1/0.97 of his time.
+Each path has a client, a gateway and servers of its own, in namespaces joined by veth, because the conntrack that a
+NAT rule brings would burden everybody else. All of them stand at once and are measured a second each: a ratio is that
+of two windows side by side, and the median of many. Limit and yardstick is plain routing over as many servers. Less is
+better throughout: microseconds a request, nanoseconds a kilobyte; a budget of 0.97 of somebody's rate reads as 1/0.97
+of his time. Then thousands of clients ask at a constant rate for as long as it takes ports to come round again.
 """
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
 
-from bench.gateway.load import bulk, requests
+from bench.gateway.load import bulk, many_clients, requests
 from bench.gateway.network import Network
-from bench.gateway.paths import PATHS, Path
-from bench.harness import Comparison, Count, Peer, Report, compare, machine
+from bench.gateway.paths import PATHS
+from bench.harness import Comparison, Count, Report, Series, machine
 
 ROUTING, NFTABLES, HAPROXY, KERNLB = "plain ECMP routing", "nftables DNAT", "HAProxy tcp", "kernlb xdp"
-SECONDS = 3.0
+SECONDS = 1
+WINDOWS = 5
+"""A round has so many of each path and kind of work."""
+CLIENTS, RATE, CLIENTS_SECONDS = 4000, 5000, 120
 
 Progress = Callable[[str], None]
 
 # What kernlb's rate has to be, as a multiple of each other's: keep-alive, new connections, bulk.
 BUDGETS = {ROUTING: (1.00, 0.97, 0.95), NFTABLES: (1.15, 1.2, 1.0), HAPROXY: (1.6, 1.35, 1.9)}
-TITLES = ("keep-alive requests, us", "new connections, us", "bulk, ns a kB")
+WORKS: tuple[tuple[str, str, Callable[[Network], float]], ...] = (
+    ("keep-alive requests", "us", lambda network: requests(network, seconds=SECONDS, keep_alive=True)),
+    ("new connections", "us", lambda network: requests(network, seconds=SECONDS, keep_alive=False)),
+    ("bulk", "ns a kB", lambda network: bulk(network, seconds=SECONDS)),
+)
 
 
 def run(rounds: int, progress: Progress) -> Report:
-    errors = {"SYNs of clients sent again through kernlb": 0, "checksum errors through kernlb": 0}
+    comparisons: list[Comparison] = []
+    with ExitStack() as stack:
+        networks: dict[str, Network] = {}
+        for number, path in enumerate(PATHS):
+            networks[path.name] = stack.enter_context(Network(f"-{number}"))
+            stack.enter_context(path.on(networks[path.name]))
+        for number, (title, unit, work) in enumerate(WORKS):
+            times, processor = _windows(
+                networks, work, rounds * WINDOWS, lambda line, of=title: progress(f"{of}, {line}")
+            )
+            measured = Comparison(f"{title}, {unit}", unit, times, ROUTING, paired=True)
+            comparisons.append(measured)
+            for other, budgets in BUDGETS.items():
+                name, budget = f"{title}: kernlb beside {other}", round(1 / budgets[number], 3)
+                two = tuple(one for one in times if one.name in (other, KERNLB))
+                beside = replace(measured, title=name, series=two, baseline=other, budget=budget, held=(KERNLB,))
+                comparisons.append(beside)
+            spent = f"{title}: processor time of client, gateway and server together, {unit}"
+            comparisons.append(Comparison(spent, unit, processor, ROUTING, paired=True))
+        connecting = next(each for each in comparisons if each.title.startswith("new connections"))
+        fastest = 1e6 / min(value for one in connecting.series if one.name == KERNLB for value in one.values)
+        counts = [
+            Count(
+                f"SYNs sent again through kernlb, up to {fastest:,.0f} connections/s",
+                networks[KERNLB].retransmitted_syns(),
+                0,
+            ),
+            Count("checksum errors through kernlb", networks[KERNLB].checksum_errors(), 0),
+        ]
+        counts += _many(networks[KERNLB], progress)
+    return Report("gateway", tuple(comparisons), tuple(counts), machine())
 
-    def measure(path: Path, work: Callable[[Network], float]) -> Callable[[], float]:
-        def once() -> float:
-            with Network() as network, path.on(network):
-                figure = work(network)
-                if path.name == KERNLB:
-                    errors["SYNs of clients sent again through kernlb"] += network.retransmitted_syns()
-                    errors["checksum errors through kernlb"] += network.checksum_errors()
-            return figure
 
-        return once
-
-    works: tuple[Callable[[Network], float], ...] = (
-        lambda network: requests(network, seconds=SECONDS, keep_alive=True),
-        lambda network: requests(network, seconds=SECONDS, keep_alive=False),
-        lambda network: bulk(network, seconds=SECONDS),
+def _windows(
+    networks: Mapping[str, Network], work: Callable[[Network], float], count: int, progress: Progress
+) -> tuple[tuple[Series, ...], tuple[Series, ...]]:
+    """Time and processor time of a unit of work, by path; their order turns and turns round."""
+    times: dict[str, list[float]] = {name: [] for name in networks}
+    processor: dict[str, list[float]] = {name: [] for name in networks}
+    names = list(networks)
+    for window in range(count):
+        turn = window % len(names)
+        order = [*names[turn:], *names[:turn]]
+        for name in order if window % 2 else reversed(order):
+            before = os.times().elapsed, _busy()
+            times[name].append(work(networks[name]))
+            busy = (_busy() - before[1]) / (os.times().elapsed - before[0])
+            processor[name].append(times[name][-1] * busy)
+            progress(f"window {window + 1} of {count}: {name} {times[name][-1]:.1f}, {busy:.2f} processors busy")
+    return tuple(Series(n, tuple(v)) for n, v in times.items()), tuple(
+        Series(n, tuple(v)) for n, v in processor.items()
     )
-    comparisons = []
-    for number, (title, work) in enumerate(zip(TITLES, works, strict=True)):
-        peers = [Peer(path.name, measure(path, work)) for path in PATHS]
-        unit = title.rpartition(", ")[2]
-        measured = compare(title, peers, rounds=rounds, unit=unit, baseline=ROUTING, progress=progress)
-        for other, budgets in BUDGETS.items():
-            name = f"{title}: kernlb beside {other}"
-            budget = 1 / budgets[number]
-            comparisons.append(Comparison(name, unit, measured.series, other, round(budget, 3), (KERNLB,)))
-    counts = tuple(Count(title, found, 0) for title, found in errors.items())
-    return Report("gateway", tuple(comparisons), counts, machine())
+
+
+def _busy() -> float:
+    """Seconds of all processors that were not idle, since the machine began."""
+    first = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0]
+    user, nice, system, _idle, _wait, hard, soft, *_ = map(int, first.split()[1:])
+    return (user + nice + system + hard + soft) / os.sysconf("SC_CLK_TCK")
+
+
+def _many(network: Network, progress: Progress) -> list[Count]:
+    again, wrong = network.retransmitted_syns(), network.checksum_errors()
+    progress(f"{CLIENTS:,} clients, {RATE:,} connections/s for {CLIENTS_SECONDS} s")
+    told = many_clients(network, clients=CLIENTS, rate=RATE, seconds=CLIENTS_SECONDS)
+    whole = f"of {told['asked']:,} connections of {CLIENTS:,} clients, {told['rate']:,.0f}/s for {CLIENTS_SECONDS} s"
+    return [
+        Count(f"{whole}: not answered", int(told["asked"] - told.get("answered", 0) - told.get("late", 0)), 0),
+        Count(f"{whole}: answered late", int(told.get("late", 0)), 0),
+        Count(f"{whole}: SYNs sent again", network.retransmitted_syns() - again, 0),
+        Count(f"{whole}: checksum errors", network.checksum_errors() - wrong, 0),
+    ]

@@ -1,8 +1,11 @@
-"""The load of the bench: wrk for requests, one stream for bulk."""
+"""The load of the bench: wrk for requests, one stream for bulk, many clients in open loop."""
 
+import json
 import re
+from collections.abc import Mapping
+from pathlib import Path
 
-from bench.gateway.network import BULK, HTTP, VIP, Network
+from bench.gateway.network import BULK, CLIENTS, HTTP, VIP, Network
 
 _RATE = re.compile(r"Requests/sec:\s+([\d.]+)")
 _FAILED = re.compile(r"Socket errors: (.*)|Non-2xx or 3xx responses: (.*)")
@@ -18,11 +21,11 @@ print(total / (time.monotonic() - began))
 """
 
 
-def requests(network: Network, *, seconds: float, keep_alive: bool) -> float:
+def requests(network: Network, *, seconds: int, keep_alive: bool) -> float:
     """Microseconds a request, all connections together."""
     close = () if keep_alive else ("-H", "Connection: close")
     network.await_answer(VIP, HTTP, at="client")
-    command = ("wrk", "-t2", "-c64", f"-d{seconds:g}s", *close, f"http://{VIP}:{HTTP}/")
+    command = ("wrk", "-t2", "-c64", f"-d{seconds}s", *close, f"http://{VIP}:{HTTP}/")
     said = network.run("client", *command, timeout=seconds + 30)
     rate = _RATE.search(said)
     if rate is None or _FAILED.search(said):
@@ -30,8 +33,19 @@ def requests(network: Network, *, seconds: float, keep_alive: bool) -> float:
     return 1e6 / float(rate[1])
 
 
-def bulk(network: Network, *, seconds: float) -> float:
+def bulk(network: Network, *, seconds: int) -> float:
     """Nanoseconds a kilobyte."""
     network.await_answer(VIP, BULK, at="client")
     program = _RECEIVER.format(address=VIP, port=BULK, seconds=seconds)
     return 1e12 / float(network.run("client", "python3", "-c", program, timeout=seconds + 30))
+
+
+def many_clients(network: Network, *, clients: int, rate: float, seconds: float) -> Mapping[str, float]:
+    """What became of so many connections a second from so many addresses; see clients.py."""
+    network.await_answer(VIP, HTTP, at="client")
+    program = str(Path(__file__).with_name("clients.py"))
+    arguments = (VIP, str(HTTP), CLIENTS, str(clients), str(rate), str(seconds))
+    told: Mapping[str, float] = json.loads(
+        network.run("client", "python3", program, *arguments, timeout=3 * seconds + 60)
+    )
+    return told

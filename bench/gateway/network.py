@@ -15,6 +15,8 @@ from types import TracebackType
 from kernlb.places import Places
 
 CLIENT, FRONT = "192.0.2.10", "192.0.2.1"
+CLIENTS = "10.64.0.0/14"
+"""All of them the client's own, whatever it binds."""
 SERVERS = {"server1": "10.0.1.1", "server2": "10.0.2.1"}
 VIP = "198.51.100.80"
 HTTP, BULK = 80, 5001
@@ -49,8 +51,9 @@ while True:
 
 
 class Network:
-    def __init__(self) -> None:
-        self.tag = f"kernlb-bench-{os.getpid()}"
+    def __init__(self, label: str = "") -> None:
+        """`label` tells networks of one process apart."""
+        self.tag = f"kernlb-bench-{os.getpid()}{label}"
         self.directory = Path(tempfile.mkdtemp(prefix="kernlb-bench-"))
         self._running: list[subprocess.Popen[bytes]] = []
         self._before: dict[str, int] = {}
@@ -101,10 +104,12 @@ class Network:
         raise KeyError(name)
 
     def retransmitted_syns(self) -> int:
-        return self.counter("client", "TcpExt", "TCPSynRetrans")
+        """With and without ACK, of both ends."""
+        return sum(self.counter(part, "TcpExt", "TCPSynRetrans") for part in ("client", *SERVERS))
 
     def checksum_errors(self) -> int:
-        return sum(self.counter(part, "Tcp", "InCsumErrors") for part in ("client", *SERVERS))
+        ends = ("client", *SERVERS)
+        return sum(self.counter(part, group, "InCsumErrors") for part in ends for group in ("Tcp", "Udp", "Icmp"))
 
     def await_answer(self, address: str, port: int, *, at: str) -> None:
         deadline = time.monotonic() + _PATIENCE
@@ -131,10 +136,13 @@ class Network:
             self.ip(part, "link set lo up")
         self._wire("client", f"{CLIENT}/24", "front", f"{FRONT}/24", FRONT)
         self.sysctl("client", net__ipv4__ip_local_port_range="1024 65000", net__ipv4__tcp_tw_reuse="1")
+        self.ip("client", f"route add local {CLIENTS} dev lo")
+        self.ip("gateway", f"route add {CLIENTS} via {CLIENT}")
         for number, (server, address) in enumerate(SERVERS.items(), 1):
             gateway = f"10.0.{number}.254"
             self._wire(server, f"{address}/24", server, f"{gateway}/24", gateway)
             self.ip(server, f"addr add {VIP}/32 dev lo")
+            self.sysctl(server, net__ipv4__tcp_max_tw_buckets="1000000")
             config = self.directory / "server.cfg"
             config.write_text(_SERVER.format(port=HTTP))
             self.start(server, "haproxy", "-db", "-q", "-f", str(config))
