@@ -26,9 +26,8 @@ RATE = 500.0  # new connections a second; halved until this machine keeps up
 SLOWEST = 10.0
 KEEPING_UP = 0.25  # seconds that a request may take where nothing is wrong
 CALM = 2.0
-SUFFERING = 14.0
 LATE = 1.0
-WAITING = 12.0  # seconds after which a client gives up
+WAITING = 8.0  # seconds after which a client gives up
 VICTIM = "server3"
 RIVALS = ("keepalived", "HAProxy")  # A proxy asked to redispatch tries a refused connection again, as no director can.
 
@@ -38,7 +37,9 @@ Figures = dict[tuple[str, str], dict[str, list[float]]]
 OUT = "until the last client suffered"
 FAILED, LATER, BOTH = "failed", f"answered after more than {LATE:g} s", "failed or late"
 UNITS = {OUT: "s", FAILED: "requests", LATER: "requests", BOTH: "requests"}
-MODES = ("killed (reset)", "vanished (no answer)")
+KILLED, VANISHED = "killed (reset)", "vanished (no answer)"
+SUFFERING = {KILLED: 9.0, VANISHED: 14.0}
+"""Seconds that the slowest of the peers needs to notice, and some."""
 
 
 def run(rounds: int, progress: Progress) -> Report:
@@ -58,7 +59,7 @@ def measured(title: str, peers: Sequence[Peer], rounds: int, progress: Progress)
         for number in range(rounds):
             turn = number % len(peers)
             for peer in (*peers[turn:], *peers[:turn]):
-                for mode in MODES:
+                for mode in SUFFERING:
                     samples, died = _one_death(stage, peer, mode, rate)
                     early += suffered([each for each in samples if each.started < died - LATE], died)[BOTH]
                     found = suffered([each for each in samples if each.started >= died - LATE], died)
@@ -82,7 +83,7 @@ def _one_death(stage: Stage, peer: Peer, mode: str, rate: float) -> tuple[list[S
             time.sleep(CALM)
             died = time.monotonic()
             with _dead(stage, mode):
-                time.sleep(SUFFERING)
+                time.sleep(SUFFERING[mode])
                 samples = under_way.stop()
     return samples, died
 
@@ -101,7 +102,7 @@ def suffered(samples: Sequence[Sample], died: float) -> dict[str, float]:
 
 @contextmanager
 def _dead(stage: Stage, mode: str) -> Iterator[None]:
-    if mode == MODES[0]:
+    if mode == KILLED:
         stage.kill_server(VICTIM)
         yield
         _started(stage, VICTIM)
