@@ -43,9 +43,8 @@ def run(rounds: int, progress: Progress) -> Report:
             networks[path.name] = stack.enter_context(Network(f"-{number}"))
             stack.enter_context(path.on(networks[path.name]))
         for number, (title, unit, work) in enumerate(WORKS):
-            times, processor = _windows(
-                networks, work, rounds * WINDOWS, lambda line, of=title: progress(f"{of}, {line}")
-            )
+            progress(title)
+            times, processor = _windows(networks, work, rounds * WINDOWS, progress)
             measured = Comparison(f"{title}, {unit}", unit, times, ROUTING, paired=True)
             comparisons.append(measured)
             for other, budgets in BUDGETS.items():
