@@ -9,6 +9,7 @@ from ipaddress import ip_address
 import pytest
 
 from kernlb.checks.base import LINGER_RESET
+from kernlb.errors import KernelError
 from kernlb.model import Endpoint, EngineName, Protocol, ServerKey
 from kernlb.passive import Passive, packets
 from kernlb.passive.half_open import half_open
@@ -254,6 +255,30 @@ def test_ordinary_traffic_is_no_sign(wire) -> None:
     found, watching = asyncio.run(suspects(director, act, {ONE: [key("10.77.0.1")]}, seconds=0.3))
     assert found == []
     assert watching._count <= 2 * 20 + 1
+
+
+def test_those_whom_the_engines_name_are_suspected_though_an_engine_may_fail_once() -> None:
+    answers = iter([KernelError("not now", errno=16), [], [key("10.0.0.1"), key("10.0.0.9")]])
+
+    async def silent() -> list[ServerKey]:
+        answer = next(answers, [])
+        if isinstance(answer, KernelError):
+            raise answer
+        return answer
+
+    async def scene() -> list:
+        found: list = []
+        watching = Passive(found.append, silent=silent)
+        watching.aim({ONE: [key("10.0.0.1")]})
+        try:
+            deadline = time.monotonic() + 10
+            while not found and time.monotonic() < deadline:
+                await asyncio.sleep(0.01)
+        finally:
+            watching.close()
+        return found
+
+    assert asyncio.run(scene()) == [ONE]
 
 
 def test_where_packet_sockets_are_forbidden_it_says_so_and_sees_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
