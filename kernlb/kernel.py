@@ -39,7 +39,7 @@ class Kernel:
             try:
                 parts = self._of(engine)
             except Unsupported as error:
-                self._missing[id(engine)] = error
+                self._missing[id(engine)] = error.with_traceback(None)
             else:
                 found.update(parts)
                 rest.append(parts.get(None, _NOTHING))
@@ -58,7 +58,7 @@ class Kernel:
         for key in keys:
             missing = self._missing.get(id(self._engine(key)))
             if missing:
-                raise missing
+                raise missing.with_traceback(None)
 
     def apply(self, operations: Sequence[Operation]) -> None:
         """Consecutive operations on one engine go to it together, so that it can batch them."""

@@ -15,11 +15,16 @@ class Absent:
         self._why = why
 
     def read(self) -> Table:
-        raise self._why
+        raise self._fresh
 
     def apply(self, operations: Sequence[Operation]) -> None:
         if operations:
-            raise self._why
+            raise self._fresh
+
+    @property
+    def _fresh(self) -> Unsupported:
+        # An exception keeps the frames of every place that it was ever raised in, and a daemon reads for ever.
+        return self._why.with_traceback(None)
 
     def counters(self) -> Mapping[Key, Counters]:
         return {}
