@@ -66,3 +66,9 @@ def test_what_does_not_change_writes_nothing() -> None:
     for one, other in zip(before.words(), after.words(), strict=True):
         assert (one == other).all()
     assert (before.changed == after.changed).all()
+
+
+def test_a_transition_ends_when_the_last_slot_has_been_quiet_for_idle_seconds() -> None:
+    moved = Transition.settled(table(1, 1, 1)).toward(table(2, 1, 1), now=0).toward(table(2, 3, 1), now=100)
+    assert moved.ends(idle=IDLE, used=unused(3)) == 100 + IDLE
+    assert moved.ends(idle=IDLE, used=np.array([400.0, NEVER, 800.0])) == 400 + IDLE

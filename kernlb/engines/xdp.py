@@ -23,6 +23,7 @@ from kernlb.engines.playing import played
 from kernlb.engines.rtnetlink import Link, Rtnetlink
 from kernlb.engines.silence import Silence
 from kernlb.engines.slots import Slots
+from kernlb.engines.stillness import Stillness
 from kernlb.errors import Unsupported
 from kernlb.hashing import SLOTS
 from kernlb.model import Counters, Endpoint, Forwarding, Key, Protocol, ServerKey, ServiceKey, Table, service_of
@@ -59,6 +60,7 @@ class Xdp:
         self._books = Books(directory, lost=self._let_go)
         self._outlook = Outlook()
         self._tables = Slots()
+        self._stillness = Stillness()
         self._silence = Silence()
         self._plane: Dataplane | None = None
         self._filter: dict[abi.Address, abi.Filter] | None = None
@@ -96,6 +98,9 @@ class Xdp:
         plane = self._opened()
         traffics = plane.traffics(max((member.id for _, _, member in book.members()), default=0) + 1)
         live = flows.count(plane.maps["flows"], _timeouts(book.wish))
+        now = time.monotonic()
+        leaving = {m.id: traffics[m.id].packets_in for _, _, m in book.members() if not m.value.weight}
+        self._stillness.look(leaving, now=now)
         counted: dict[Key, Counters] = {}
         for service, carried in book.services.items():
             parts = []
@@ -103,6 +108,8 @@ class Xdp:
                 traffic = traffics[member.id]
                 active, inactive = live.get(member.id, (0, 0))
                 translated = member.value.forwarding is Forwarding.FULLNAT
+                # A gateway that sees one direction knows of no connection, but that none is in use any more.
+                known = translated or self._stillness.seconds(member.id, now=now) > book.wish.idle
                 parts.append(
                     Counters(
                         connections=traffic.flows,
@@ -110,8 +117,8 @@ class Xdp:
                         packets_out=traffic.packets_out if translated else None,
                         bytes_in=traffic.bytes_in,
                         bytes_out=traffic.bytes_out if translated else None,
-                        active_connections=active if translated else None,
-                        inactive_connections=inactive if translated else None,
+                        active_connections=active if known else None,
+                        inactive_connections=inactive if known else None,
                     )
                 )
                 counted[key] = parts[-1]

@@ -34,6 +34,7 @@ from kernlb.model import (
 )
 from kernlb.plan import Operation, Verb, diff, quiesce
 from tests.engines.namespace import fresh_network
+from tests.system.network import until
 
 pytestmark = [pytest.mark.bpf, pytest.mark.netns]
 SMALL = Sizes(services=64, keys=256, servers=4096, sources=16, memory_buckets=256, flow_buckets=256)
@@ -152,6 +153,50 @@ def test_every_service_and_server_is_counted(place: Path) -> None:
     assert set(counters) == set(desired)
     assert counters[vip(1)].live == counters[vip(1)].connections == 0
     assert counters[real(vip(2), 2)].live is None, "a gateway that sees one direction cannot know"
+
+
+def test_a_quiesced_server_that_is_sent_nothing_for_the_idle_timeout_has_no_connection(place: Path) -> None:
+    xdp = Xdp(place, wish=Wish(idle=0.3), sizes=SMALL, slots=SLOTS)
+    direct = replace(SERVER, forwarding=Forwarding.DIRECT)
+    converge(xdp, {vip(1): HASHED, real(vip(1), 1): direct, real(vip(1), 2): direct})
+    converge(xdp, {vip(1): HASHED, real(vip(1), 1): direct, real(vip(1), 2): replace(direct, weight=0)})
+    assert xdp.counters()[real(vip(1), 2)].live is None
+    assert until(lambda: xdp.counters()[real(vip(1), 2)].live == 0)
+    assert xdp.counters()[real(vip(1), 1)].live is None
+
+
+def test_a_transition_is_told_until_it_is_over_with_the_weights_of_before(place: Path) -> None:
+    xdp = Xdp(place, wish=Wish(idle=0.5), sizes=SMALL, slots=SLOTS)
+    direct = replace(SERVER, forwarding=Forwarding.DIRECT)
+    one, two = real(vip(1), 1), real(vip(1), 2)
+    converge(xdp, {vip(1): HASHED, one: direct, vip(2): HASHED, real(vip(2), 1): SERVER})
+    assert xdp.transits() == {}
+    converge(xdp, {vip(1): HASHED, one: direct, two: direct, vip(2): HASHED, real(vip(2), 2): SERVER})
+    converge(
+        xdp, {vip(1): HASHED, one: direct, two: replace(direct, weight=3), vip(2): HASHED, real(vip(2), 2): SERVER}
+    )
+    for told in (xdp.transits(), engine(place).transits()):
+        assert set(told) == {vip(1)}, "full NAT knows its connections one by one"
+        assert told[vip(1)].before == {one: 1, two: 0}
+        assert 0 < told[vip(1)].slots < told[vip(1)].of == SLOTS
+    assert until(lambda: xdp.tend() or xdp.transits() == {})
+
+
+def test_what_another_process_has_written_is_what_holds(place: Path) -> None:
+    first, second = engine(place), engine(place)
+    tables: list[dict[Key, Value]] = [
+        {vip(1): HASHED} | {real(vip(1), number): replace(SERVER, weight=weight) for number in range(1, 5)}
+        for weight in (1, 2, 3, 4)
+    ]
+    for table, writer, reader in zip(tables, (first, second) * 2, (second, first) * 2, strict=True):
+        table[real(vip(1), 1)] = replace(SERVER, weight=len(tables) * 2)
+        converge(writer, table)
+        assert reader.read() == table
+        assert servers_of(reader) == servers_of(engine(place))
+    converge(first, {})
+    assert second.read() == {}
+    converge(second, tables[0])
+    assert first.read() == tables[0]
 
 
 def test_a_thousand_servers_of_one_service_are_all_there(place: Path) -> None:
