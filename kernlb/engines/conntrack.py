@@ -7,6 +7,7 @@ drops that packet (ip_vs_in_hook in net/netfilter/ipvs/ip_vs_core.c), and the cl
 
 import socket
 import struct
+import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +26,9 @@ _V4_SOURCE, _V4_DESTINATION, _V6_SOURCE, _V6_DESTINATION = 1, 2, 3, 4
 _NUMBER, _SOURCE_PORT = 1, 2
 _FILTER_REPLY = 2
 _BY_SOURCE, _BY_PROTOCOL, _BY_SOURCE_PORT = 1 << 0, 1 << 3, 1 << 4  # in-kernel filters, Linux 5.8
-_TIMEOUT = 5.0
+_TIMEOUT = 2.0
+_PATIENCE = 1.0
+"""Seconds after which no further server is looked for: each costs a walk through the kernel's whole table."""
 _BUFFER = 1 << 20
 _TOGETHER = 200
 _PROTOCOLS = {Protocol.TCP: 6, Protocol.UDP: 17, Protocol.SCTP: 132}
@@ -49,7 +52,10 @@ class Conntrack:
                 return
         except OSError:
             return
+        deadline = time.monotonic() + _PATIENCE
         for server in servers:
+            if time.monotonic() > deadline:
+                return
             with suppress(OSError):
                 self.forget_server(server)
 
