@@ -89,12 +89,11 @@ static __always_inline struct flow *pair_of(const struct flow *flow)
 {
 	struct flow *pair = flow_at(flow->pair);
 
-	if (!pair || pair->state == FLOW_FREE || pair->server != flow->server ||
-	    pair->key.source_port != flow->destination_port || pair->key.destination_port != flow->source_port ||
-	    pair->key.source.word[3] != flow->destination.word[3] || pair->destination_port != flow->key.source_port ||
-	    pair->destination.word[3] != flow->key.source.word[3])
-		return NULL;
-	return pair;
+	if (pair && (pair->state == FLOW_FREE || pair->server != flow->server || pair->key.source_port != flow->destination_port ||
+		     pair->key.destination_port != flow->source_port || pair->key.source.word[3] != flow->destination.word[3] ||
+		     pair->destination_port != flow->key.source_port || pair->destination.word[3] != flow->key.source.word[3]))
+		pair = NULL;
+	return settled(pair);
 }
 
 /* When a flow that is counted expires. */

@@ -21,10 +21,6 @@ static __always_inline void let_go(struct limit *limit, __u32 now)
 {
 	__u32 i;
 
-	if (limit->step_shift != settings.step_shift) {
-		limit->step_shift = settings.step_shift;
-		limit->step = now - LIMIT_STEPS;
-	}
 	for (i = 0; i < LIMIT_STEPS && limit->step != now; i++) {
 		__u32 *ending = &limit->ending[limit->step++ % LIMIT_STEPS];
 

@@ -110,11 +110,11 @@ struct limit {
 	__u32 live;
 	__u32 step; /* the first that has not expired */
 	__u16 full; /* the upper number was reached, and not yet the lower one */
-	__u16 step_shift; /* with other timeouts steps are other times */
+	__u16 timeouts; /* userland's: which ones it was made for */
 	__u32 ending[LIMIT_STEPS]; /* connections by the step at which they expire, if nothing is heard of them */
 };
 
-/* Userland makes one for each number that is configured, and never writes to it. */
+/* Userland makes one for each number that is configured, anew when timeouts change, and never writes to it otherwise. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1024);

@@ -269,8 +269,6 @@ static __noinline _Bool flow_reopened(struct flow *flow, __u32 now)
 		return 0;
 	server = server_of(flow->server);
 	pair = pair_of(flow);
-	/* Or else the compiler forgets that it has looked whether there is one. */
-	asm volatile("" : "+r"(pair));
 	if (!pair || !server || server->forwarding != FORWARD_FULLNAT || server->flags & SERVER_DEAD ||
 	    (flow->state == FLOW_CLOSING && server->flags & SERVER_QUIESCED) || expired(flow, now)) {
 		release(flow);

@@ -16,26 +16,26 @@ static __always_inline int write_reset(void *ctx, __u32 network, __u32 transport
 	__u32 acknowledged, word;
 	__u64 difference;
 	__be32 *words;
+	void *header;
 	__u16 ports;
 
 	if (network > 64 || transport > 512)
 		return dropped(hook);
-	words = start + transport;
-	/* One pointer, checked once: the compiler would add up another. */
-	asm volatile("" : "+r"(words));
+	words = settled(start + bounded(transport, 0x3ff));
+	header = settled(start + bounded(network, 0x7f));
 	if (start + sizeof(*ethernet) > end || (void *)words + sizeof(struct tcphdr) > end ||
-	    start + network + (ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) > end)
+	    header + (ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) > end)
 		return dropped(hook);
 	swap_addresses(ethernet);
 	if (ipv6) {
-		struct ipv6hdr *ip = start + network;
+		struct ipv6hdr *ip = header;
 		struct in6_addr source = ip->saddr;
 
 		ip->saddr = ip->daddr;
 		ip->daddr = source;
 		ip->hop_limit = RESET_TTL;
 	} else {
-		struct iphdr *ip = start + network;
+		struct iphdr *ip = header;
 		__be32 source = ip->saddr;
 
 		ip->check = changed(ip->check, change(bpf_htons(ip->ttl << 8), bpf_htons(RESET_TTL << 8)));

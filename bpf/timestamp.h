@@ -84,7 +84,7 @@ static __always_inline struct timestamps *timestamps_of(void *ctx, __u32 transpo
 	if (!at || at > 1024)
 		return NULL;
 	*odd = (at - transport) & 1;
-	found = data(ctx, hook) + at;
+	found = settled(data(ctx, hook) + bounded(at, 0x7ff));
 	return (void *)(found + 1) > data_end(ctx, hook) ? NULL : found;
 }
 

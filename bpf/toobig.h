@@ -42,7 +42,7 @@ static __always_inline int write_too_big(void *ctx, __u32 network, __u32 mtu, co
 	const __u32 grown = ipv6 ? sizeof(struct ipv6hdr) + sizeof(struct icmp6hdr) : sizeof(struct iphdr) + sizeof(struct icmphdr);
 	__u32 tags[VLAN_TAGS] = {};
 	struct ethhdr *ethernet;
-	void *start, *end;
+	void *start, *end, *header;
 	int i;
 
 	if (network > sizeof(*ethernet) + VLAN_TAGS * sizeof(struct vlan))
@@ -70,12 +70,13 @@ static __always_inline int write_too_big(void *ctx, __u32 network, __u32 mtu, co
 		if (network > sizeof(*ethernet) + sizeof(struct vlan))
 			*(__u32 *)(start + sizeof(*ethernet) + sizeof(struct vlan)) = tags[1];
 	}
-	if (start + sizeof(*ethernet) > end || start + network + grown + quoted > end)
+	header = settled(start + bounded(network, 0x1f));
+	if (start + sizeof(*ethernet) > end || header + grown + quoted > end)
 		return dropped(hook);
 	swap_addresses(ethernet);
 	count(CAUSE_TOO_BIG);
 	if (ipv6) {
-		struct ipv6hdr *ip = start + network;
+		struct ipv6hdr *ip = header;
 		struct icmp6hdr *icmp = (void *)(ip + 1);
 		struct ipv6hdr *inner = (void *)(icmp + 1);
 
@@ -94,7 +95,7 @@ static __always_inline int write_too_big(void *ctx, __u32 network, __u32 mtu, co
 					  (__u32)bpf_csum_diff(NULL, 0, (void *)icmp, sizeof(*icmp), 0) +
 					  bpf_htons(sizeof(*icmp) + quoted) + bpf_htons(IPPROTO_ICMPV6));
 	} else {
-		struct iphdr *ip = start + network;
+		struct iphdr *ip = header;
 		struct icmphdr *icmp = (void *)(ip + 1);
 		struct iphdr *inner = (void *)(icmp + 1);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What libbpf's header of this name gives, for BCC. BCC links nothing: calls are inlined, and a map is a number that
- * the loader replaces by a descriptor (MAP_name, given on the command line).
+ * What libbpf's header of this name gives, for BCC. BCC links nothing: static functions are inlined, calls of global
+ * ones and maps are numbers that the loader replaces (kernlb/engines/linking.py).
  */
 #ifndef KERNLB_BCC_HELPERS_H
 #define KERNLB_BCC_HELPERS_H
@@ -10,7 +10,6 @@
 #define SEC(name) __attribute__((section(name), used))
 #undef __noinline
 #define __noinline __always_inline
-#define GLOBAL static __always_inline
 #define __uint(name, value) int (*name)[value]
 #define __type(name, value) typeof(value) *name
 #define __array(name, value) typeof(value) *name[]
