@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
-from kernlb.config.values import AddressBind, Config, Loader, Service, chosen_engine
+from kernlb.config.values import AddressBind, Config, Service, chosen_engine
 from kernlb.desired import SYSCTLS, Meaning
 from kernlb.engines import Engine, pins
 from kernlb.engines.absent import Absent
@@ -26,8 +26,8 @@ from kernlb.surroundings import check_timeouts
 from kernlb.vip_checks import ways
 
 
-def open_kernel(config: Config, owned: Ownership) -> Kernel:
-    """The engines of the network namespace this process is in."""
+def open_kernel(config: Config, owned: Ownership, *, lasting: bool = False) -> Kernel:
+    """The engines of the network namespace this process is in. `lasting`: the process stays to tend them."""
     interfaces = {key.interface for key in owned.claimed if isinstance(key, VipKey)}
     if config.addresses.manage:
         interfaces.add(config.addresses.interface)
@@ -47,18 +47,13 @@ def open_kernel(config: Config, owned: Ownership) -> Kernel:
         # numpy is loaded with it.
         from kernlb.engines.xdp import Xdp
 
-        balancers[EngineName.XDP] = Xdp(pins.directory(), wish=wish(config) if config.services else None)
+        told = wish(config) if config.services else None
+        balancers[EngineName.XDP] = Xdp(pins.directory(), wish=told, loader=config.engine.loader, lasting=lasting)
     return Kernel(balancers, others)
 
 
 def wish(config: Config) -> Wish:
     """What the eBPF engine is told beside the Table."""
-    if config.engine.loader is Loader.BCC:
-        raise Unsupported(
-            "this version of kernlb loads the program it ships, and compiles none on the gateway",
-            where="engine.loader",
-            hint='write loader = "auto" or "object"',
-        )
     idle = config.engine.idle_timeout
     told = Wish(interfaces=config.engine.interfaces, sources=config.addresses.source, idle=idle, tcp=idle)
     if config.timers is None:

@@ -169,10 +169,10 @@ def _bpf() -> str | None:
 
 
 def _bcc() -> str | None:
-    if not _succeeds(sys.executable, "-c", "from bcc import BPF"):
+    if not any(_succeeds(python, "-c", "from bcc import BPF") for python in (sys.executable, "/usr/bin/python3")):
         return "no module bcc.BPF (Debian: apt install python3-bpfcc; PyPI's bcc is something else)"
-    build = Path("/lib/modules") / platform.release() / "build"
-    return None if build.is_dir() else f"no kernel headers at {build} (Debian: apt install linux-headers-cloud-amd64)"
+    header = Path("/usr/include/linux/bpf.h")
+    return None if header.is_file() else f"no {header} (Debian: apt install linux-libc-dev)"
 
 
 def _ansible() -> str | None:

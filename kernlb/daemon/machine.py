@@ -16,7 +16,7 @@ from kernlb.watch import Watch
 
 
 def open_signs(config: Config, owned: Ownership) -> Watch:
-    return Watch(open_kernel(config, owned))
+    return Watch(open_kernel(config, owned, lasting=True))
 
 
 def machine(file: str, format: str | None, *, places: Places, consent: Consent) -> Machine:

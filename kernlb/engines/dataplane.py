@@ -3,6 +3,7 @@
 import mmap
 import struct
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernlb.engines import abi
+from kernlb.engines.bytecode import Code
 from kernlb.engines.libbpf import INNER_MAP, MMAPABLE, Map, Object, Program
 
 XDP, TC, EXPLAIN = "balancer_xdp", "balancer_tc", "balancer_explain"
 PROGRAMS = (XDP, TC, EXPLAIN)
+NOTHING = "none"
+"""The name of no program."""
 SHARED = ("filter", "services", "tables", "servers", "sources", "links", "fragments", "traffic", "causes")
 MAPS = (*SHARED, "memories", "flows", "locks", "limits", "explanations")
 
@@ -90,8 +94,10 @@ class Dataplane:
         sizes: Sizes,
         programs: tuple[str, ...] = PROGRAMS,
         reuse: Mapping[str, Map] | None = None,
+        code: Code | None = None,
     ) -> "Dataplane":
-        """`reuse`: maps of a program before this one, which live on in it with all that is in them."""
+        """`reuse`: maps of a program before this one, which live on in it with all that is in them. `code`: what BCC
+        made of the programs; the object then gives nothing but the maps."""
         object_ = Object(path)
         object_.set_constants(settings.pack())
         entries = {
@@ -109,11 +115,19 @@ class Dataplane:
                     object_.set_max_entries(name, count)
             for name, existing in (reuse or {}).items():
                 object_.reuse(name, existing)
-            object_.load(*programs)
-            return cls({n: object_.map(n) for n in MAPS}, {n: object_.program(n) for n in programs}, object_)
+            if code is None:
+                object_.load(*programs)
+                return cls({n: object_.map(n) for n in MAPS}, {n: object_.program(n) for n in programs}, object_)
+            object_.load(NOTHING)
+            with ExitStack() as opened:
+                maps = [opened.enter_context(object_.map(name)) for name in object_.map_names()]
+                loaded = {each.name: each for each in code.load([each.fd for each in maps])}
+            plane = cls({n: object_.map(n) for n in MAPS}, loaded)
         except BaseException:
             object_.close()
             raise
+        object_.close()
+        return plane
 
     @classmethod
     def pinned(cls, directory: Path) -> "Dataplane":

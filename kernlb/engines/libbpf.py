@@ -139,13 +139,13 @@ def library() -> ctypes.CDLL:
     return lib
 
 
-def _refused(what: str, errno: int, *, hint: str | None = None) -> KernelError:
+def refused(what: str, errno: int, *, hint: str | None = None) -> KernelError:
     return KernelError(f"{what}: {os.strerror(errno)}", errno=errno, where="bpf", hint=hint)
 
 
 def check(result: int, what: str) -> int:
     if result < 0:
-        raise _refused(what, ctypes.get_errno() or -result)
+        raise refused(what, ctypes.get_errno() or -result)
     return result
 
 
@@ -223,7 +223,7 @@ class Map:
         if library().bpf_map_lookup_elem(self.fd, key, value) < 0:
             if ctypes.get_errno() == 2:
                 raise KeyError(key)
-            raise _refused(f"read map {self.name}", ctypes.get_errno())
+            raise refused(f"read map {self.name}", ctypes.get_errno())
         return value.raw
 
     def get(self, key: bytes) -> bytes | None:
@@ -241,7 +241,7 @@ class Map:
         if library().bpf_map_delete_elem(self.fd, key) < 0:
             if ctypes.get_errno() == 2:
                 raise KeyError(key)
-            raise _refused(f"delete from map {self.name}", ctypes.get_errno())
+            raise refused(f"delete from map {self.name}", ctypes.get_errno())
 
     def keys(self) -> Iterator[bytes]:
         """Every key. A key that is deleted meanwhile may make the kernel begin again."""
@@ -269,7 +269,7 @@ class Map:
         keys, values = (ctypes.create_string_buffer(each * length.value) for each in (4, size))
         result = library().bpf_map_lookup_batch(self.fd, None, at, keys, values, number, None)
         if result < 0 and ctypes.get_errno() != 2:  # ENOENT: these were the last
-            raise _refused(f"read map {self.name}", ctypes.get_errno())
+            raise refused(f"read map {self.name}", ctypes.get_errno())
         return values.raw[: size * length.value]
 
     def pin(self, path: Path) -> None:
@@ -325,7 +325,7 @@ class Object:
         self._path = path
         self._object: int | None = library().bpf_object__open_file(os.fsencode(path), None)
         if not self._object:
-            raise _refused(f"open {path}", ctypes.get_errno(), hint="build it: make -C bpf")
+            raise refused(f"open {path}", ctypes.get_errno(), hint="build it: make -C bpf")
 
     def __enter__(self) -> "Object":
         return self
@@ -388,7 +388,7 @@ class Object:
             ends = {name: log.value.decode(errors="replace").splitlines()[-LOG_TAIL:] for name, log in logs.items()}
             told = "\n".join(f"{name}: {line}" for name, lines in ends.items() for line in lines)
             hint = told or "root (CAP_BPF and CAP_NET_ADMIN) is needed, and a kernel with BPF"
-            raise _refused(f"load {self._path.name}", -result, hint=hint)
+            raise refused(f"load {self._path.name}", -result, hint=hint)
 
     def map(self, name: str) -> Map:
         return Map(os.dup(check(library().bpf_map__fd(self._map(name)), f"find map {name}")))

@@ -14,6 +14,7 @@ from scapy.packet import Packet, Raw
 
 from kernlb.engines import abi
 from kernlb.engines.dataplane import TC, XDP, Dataplane
+from tests.bpf.conftest import LOADERS
 from tests.bpf.world import (
     CLIENT4,
     CLIENT6,
@@ -42,7 +43,7 @@ from tests.bpf.world import (
     vip_of,
 )
 
-pytestmark = pytest.mark.bpf
+pytestmark = [pytest.mark.bpf, LOADERS]
 HOOKS = pytest.mark.parametrize("hook", [XDP, TC])
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 

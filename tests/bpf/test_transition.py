@@ -12,10 +12,11 @@ from kernlb.engines import abi
 from kernlb.engines.dataplane import TC, XDP, Dataplane
 from kernlb.hashing import assign, flow_hash, slot_of
 from kernlb.transition import NEVER, Transition
+from tests.bpf.conftest import LOADERS
 from tests.bpf.world import CLIENT4, HOP, IDLE, SLOTS, SOURCE4, World, frame, ip_address, tcp, udp
 from tests.bpf.world import IPIP as METHOD
 
-pytestmark = pytest.mark.bpf
+pytestmark = [pytest.mark.bpf, LOADERS]
 NAMES = [f"10.9.0.{n}" for n in range(1, 13)]
 HOOKS = pytest.mark.parametrize("hook", [XDP, TC])
 
