@@ -1,6 +1,7 @@
 """bpf/abi.h in Python: the bytes of every key and value of the program's maps. Pure; sizes are tested against BTF."""
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 from ipaddress import IPv4Address, IPv6Address
@@ -369,8 +370,12 @@ class Settings:
 
     @property
     def step_shift(self) -> int:
-        """A step of a limit is so long that the longest timeout fits into its steps."""
-        return ((max(self.timeouts) + 2) // (LIMIT_STEPS - 2)).bit_length()
+        return step_shift(self.timeouts)
+
+
+def step_shift(timeouts: Sequence[int]) -> int:
+    """A step of a limit is so many ticks, as a power of two, that the longest timeout fits into its steps."""
+    return ((max(timeouts) + 2) // (LIMIT_STEPS - 2)).bit_length()
 
 
 def table_elements(slots: int) -> int:

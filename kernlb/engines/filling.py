@@ -1,5 +1,6 @@
 """The maps that services refer to, brought to what they have to hold: only what differs is written."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 from kernlb.engines import abi, limits
@@ -9,13 +10,13 @@ from kernlb.engines.libbpf import Map
 from kernlb.engines.placement import GONE, Contents, flags_of, keep_known
 
 
-def fill(plane: Dataplane, contents: Contents) -> None:
-    """Everything that services refer to."""
+def fill(plane: Dataplane, contents: Contents, *, timeouts: Sequence[int]) -> None:
+    """Everything that services refer to; `timeouts` are the program's."""
     for number, source in contents.sources.items():
         _put(plane.maps["sources"], abi.index(number), source.pack())
     for interface, hop in contents.links.items():
         _put(plane.maps["links"], abi.index(interface), hop.pack())
-    limits.keep(plane.maps["limits"], contents.limits)
+    limits.keep(plane.maps["limits"], contents.limits, table=plane.maps["flows"], timeouts=timeouts)
     servers, traffic = plane.maps["servers"], plane.maps["traffic"]
     packed = servers.first(max(contents.servers) + 1)
     size = servers.value_size

@@ -202,7 +202,7 @@ def grow_old(world: World, ticks: int) -> None:
     entries = np.frombuffer(bytearray(flows.first(flows.max_entries)), dtype=np.uint32).copy()
     entries[SEEN // 4 :: FLOW_SIZE // 4] -= np.uint32(ticks)
     flows.update_packed(b"".join(map(abi.index, range(flows.max_entries))), entries.tobytes(), flows.max_entries)
-    steps, rest = divmod(ticks, 1 << abi.Settings(secret=0).step_shift)
+    steps, rest = divmod(ticks, 1 << abi.step_shift(abi.Settings(secret=0).timeouts))
     assert not rest
     for key in list(limits.keys()):
         words = np.frombuffer(limits[key], dtype=np.uint32).copy()
