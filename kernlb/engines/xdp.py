@@ -3,36 +3,35 @@
 What is carried lives pinned in the BPF file system; every call finds it there, so processes come and go.
 """
 
-import hashlib
 import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from kernlb.engines import Transit, abi, flows, pins
+from kernlb.config.values import Loader
+from kernlb.engines import Transit, abi, flows, pins, specialise
 from kernlb.engines.attach import Attachments, Hook
 from kernlb.engines.books import Books
+from kernlb.engines.building import Build, Builder, Told, object_path
 from kernlb.engines.carried import Book, Change, Wish
 from kernlb.engines.clock import TICK, TICK_SHIFT
 from kernlb.engines.dataplane import EXPLAIN, MAPS, TC, XDP, Dataplane, Sizes
 from kernlb.engines.filling import bury, fill, flag, offer
 from kernlb.engines.libbpf import Map
 from kernlb.engines.nexthops import Outlook
-from kernlb.engines.placement import one_armed, place
+from kernlb.engines.placement import Contents, one_armed, place
 from kernlb.engines.playing import played
 from kernlb.engines.rtnetlink import Link, Rtnetlink
 from kernlb.engines.silence import Silence
 from kernlb.engines.slots import Slots
 from kernlb.engines.stillness import Stillness
-from kernlb.errors import Unsupported
+from kernlb.errors import KernelError, Unsupported
 from kernlb.hashing import SLOTS
 from kernlb.model import Counters, Endpoint, Forwarding, Key, Protocol, ServerKey, ServiceKey, Table, service_of
 from kernlb.parts import Parts, cut, whole
 from kernlb.places import namespace_inode
 from kernlb.plan import Operation
-from kernlb.resources import shipped
 
-OBJECT = "balancer.bpf.o"
 _REST = 60.0
 """Seconds beyond the idle timeout for which the number of a server that left is not given to another."""
 
@@ -50,6 +49,8 @@ class Xdp:
         sizes: Sizes | None = None,
         slots: int = SLOTS,
         tcx: bool = True,
+        loader: Loader = Loader.OBJECT,
+        lasting: bool = False,
     ) -> None:
         self.writes = 0
         self._directory = directory
@@ -57,6 +58,7 @@ class Xdp:
         self._sizes = sizes or Sizes()
         self._slots = slots
         self._attachments = Attachments(directory, tcx=tcx)
+        self._builder = Builder(loader, lasting=lasting)
         self._books = Books(directory, lost=self._let_go)
         self._outlook = Outlook()
         self._tables = Slots()
@@ -69,6 +71,7 @@ class Xdp:
         """Nothing ends with it but the descriptors."""
         self._let_go()
         self._books.close()
+        self._builder.close()
 
     # --- the engine
 
@@ -158,6 +161,11 @@ class Xdp:
         """Where the program hangs, by interface."""
         return {each.interface: each.hook for each in self._attachments.read()}
 
+    def loaded(self) -> Told | None:
+        """Which program runs here, and why not the other."""
+        book = self._books.current()
+        return self._builder.told(book.fingerprint) if book else None
+
     def explain(self, packet: bytes) -> tuple[abi.Explanation, Endpoint | None, Mapping[int, ServerKey]]:
         """What the program would do with an Ethernet frame, of which service, and its servers by number."""
         book = self._books.current()
@@ -235,7 +243,7 @@ class Xdp:
                 for member in book.services[key].members.values():
                     flag(plane, member)
         hangs = True
-        if change.reshaped or told or not book.fingerprint or not self._outlook.holds():
+        if change.reshaped or told or not book.fingerprint or self._builder.ready() or not self._outlook.holds():
             hangs = self._surround(book, change, moved=at_once)
         self._tables.settle(book, self._opened())
         self._books.keep(book)
@@ -251,7 +259,7 @@ class Xdp:
             ends = seen.named(book.wish.interfaces) if book.wish.interfaces else seen.ends()
             native = {link.index for link in ends if one_armed(book, seen, link)}
             contents = place(book, seen, tick=TICK, native=bool(native))
-        plane = self._loaded(book, native=bool(native), limited=bool(contents.limits))
+        plane = self._loaded(book, contents, native=bool(native))
         fill(plane, contents, timeouts=_timeouts(book.wish))
         if not moved:
             self._tables.move(book, plane, change.services, [member.id for member in change.left])
@@ -274,22 +282,21 @@ class Xdp:
         for interface in set(attached) - {link.index for link in ends}:
             self._attachments.detach(interface)
 
-    def _loaded(self, book: Book, *, native: bool, limited: bool) -> Dataplane:
-        """The plane with the program that this version of kernlb brings. One before it hands over all it knows."""
+    def _loaded(self, book: Book, contents: Contents, *, native: bool) -> Dataplane:
+        """The plane with the program for what is carried. One before it hands over all it knows."""
         settings = abi.Settings(
             secret=book.secret,
             memory_buckets=book.memory_buckets,
             flow_buckets=book.flow_buckets,
             tick_shift=book.tick_shift,
             timeouts=_timeouts(book.wish),
-            limits=limited,
         )
-        path = _object()
+        moving = bool(book.fingerprint) and bool(self._tables.transits(book, self._opened()))
+        need = specialise.needed(settings, book, list(contents.filter), limited=bool(contents.limits), moving=moving)
         # The verifier takes its time for each.
         programs = (TC, EXPLAIN, XDP) if native else (TC, EXPLAIN)
-        parts = (path.read_bytes(), settings.pack(), repr(programs).encode())
-        fingerprint = hashlib.sha256(b"".join(parts)).hexdigest()
-        if book.fingerprint == fingerprint:
+        build = self._builder.choose(book.fingerprint, need, programs)
+        if book.fingerprint == build.line:
             return self._opened()
         pins.prepare(self._directory)
         reuse: dict[str, Map] = {}
@@ -298,13 +305,22 @@ class Xdp:
         elif book.fingerprint:
             for name in MAPS:
                 (self._directory / name).unlink(missing_ok=True)
-        plane = Dataplane.load(path, settings=settings, sizes=self._sizes, programs=programs, reuse=reuse)
+        try:
+            plane = self._load(build, programs, reuse)
+        except KernelError as error:
+            build = self._builder.refused(build, programs, error)
+            plane = self._load(build, programs, reuse)
         plane.pin(self._directory)
         if self._plane is not None:
             self._plane.close()
         self._plane, self._filter = plane, None
-        book.fingerprint, book.abi = fingerprint, abi.ABI_VERSION
+        book.fingerprint, book.abi = build.line, abi.ABI_VERSION
         return plane
+
+    def _load(self, build: Build, programs: tuple[str, ...], reuse: Mapping[str, Map]) -> Dataplane:
+        return Dataplane.load(
+            object_path(), settings=build.settings, sizes=self._sizes, programs=programs, reuse=reuse, code=build.code
+        )
 
 
 def _timeouts(wish: Wish) -> tuple[int, ...]:
@@ -312,13 +328,6 @@ def _timeouts(wish: Wish) -> tuple[int, ...]:
     opening, closed = 30.0, 60.0
     seconds = (0.0, opening, wish.tcp, wish.tcp_fin, closed, wish.udp)
     return tuple(int(each / TICK) + 1 if each else 0 for each in seconds)
-
-
-def _object() -> Path:
-    path = Path(str(shipped("bpf") / OBJECT))
-    if not path.is_file():
-        raise Unsupported("the eBPF program is not built", where=str(path), hint="make -C bpf (needs clang)")
-    return path
 
 
 def _sum(parts: Sequence[Counters]) -> Counters:
