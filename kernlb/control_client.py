@@ -103,12 +103,13 @@ class ControlClient:
         except (OSError, HTTPException, ValueError) as error:
             raise self._broken(error) from error
         if response.status != 200:
-            raise _error(said.get("error", {}))
+            raise error_of(said.get("error", {}))
         found: dict[str, Any] = said
         return found
 
 
-def _error(said: dict[str, Any]) -> KernlbError:
+def error_of(said: dict[str, Any]) -> KernlbError:
+    """The error that a document of the daemon tells of."""
     if "mistakes" in said:
         mistakes = [Mistake(m["path"], m["message"], m["line"], m["hint"]) for m in said["mistakes"]]
         return ConfigError(said["file"], mistakes)

@@ -85,7 +85,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class _Settled:
-    """The parts as a step found and wanted them, those left out that it did not finish."""
+    """The parts as a step found and wanted them, those left out that it changed or did not finish."""
 
     desired: Parts
     observed: Parts
@@ -114,19 +114,17 @@ class Reconciler:
             raise conflict
         return plan
 
-    def step(self, wanted: Wanted, *, deadline: float, now: float, apart: bool = False, count: bool = False) -> Step:
+    def step(self, wanted: Wanted, *, deadline: float, now: float, count: bool = False) -> Step:
         """Do what can be done now. Leaving servers are quiesced and go once idle, or `deadline` seconds after.
 
-        `now` is seconds since the epoch. Raises what `plan` and the engines raise; the intent is on disk before
-        the kernel is touched. `apart`: what the kernel refuses of one service holds up no other, and is in the Step.
-        `count`: as in `plan`.
+        `now` is seconds since the epoch, `count` as in `plan`. The intent is on disk before the kernel is touched. What
+        is refused of one service, by the kernel or for a local listener, holds up no other, and is in the Step. Raises
+        what else `plan` raises.
         """
         plan = self._plan(wanted, since=self._settled, count=count)
         self._settled = None
         refused: dict[str, KernlbError] = {}
         if plan.taken:
-            if not apart:
-                raise next(iter(plan.taken.values()))
             plan, refused = _without_taken(plan)
         going = [key for key in leaving(plan.operations, plan.observed) if key not in plan.desired.absent]
         counters = self.kernel.counters() if going else {}
@@ -146,8 +144,6 @@ class Reconciler:
         try:
             self.kernel.apply(operations)
         except (KernelError, Unsupported):
-            if not apart:
-                raise
             refused |= self._apply_apart(operations, plan)
             after = self.kernel.read()
             operations = [operation for operation in operations if after.get(operation.key) == operation.after]
@@ -156,7 +152,8 @@ class Reconciler:
             claimed = claimed.only(after)
         self._remember(replace(self.state, ownership=claimed))
         if not refused:
-            self._settled = _Settled(plan.desired.parts or {}, _without(plan.parts, waiting))
+            unsure = _unsure(operations, waiting)
+            self._settled = _Settled(_without(plan.desired.parts or {}, unsure), _without(plan.parts, unsure))
         return Step(operations, waiting, plan, after, refused)
 
     def note(
@@ -331,12 +328,15 @@ def _may_go(counters: Counters, *, elapsed: float, deadline: float) -> bool:
     return elapsed >= deadline or (elapsed >= SETTLE and counters.live == 0)
 
 
-def _without(parts: Parts, waiting: Collection[ServerKey]) -> Parts:
-    """The parts in which nothing is left to do."""
-    if not waiting:
-        return parts
-    unfinished = {None, *(key.service for key in waiting)}
-    return {key: part for key, part in parts.items() if key not in unfinished}
+def _unsure(operations: Iterable[Operation], waiting: Collection[ServerKey]) -> set[ServiceKey | None]:
+    """The parts in which something is left to do, or was done: what was found in these holds no more, and were it found
+    again, somebody else would have undone it."""
+    touched = {service_of(operation.key) for operation in operations} | {key.service for key in waiting}
+    return touched | {None} if waiting else touched
+
+
+def _without(parts: Parts, unsure: Collection[ServiceKey | None]) -> Parts:
+    return {key: part for key, part in parts.items() if key not in unsure} if unsure else parts
 
 
 def _forward(operations: Iterable[Operation]) -> list[Operation]:

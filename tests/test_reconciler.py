@@ -30,7 +30,8 @@ from kernlb.model import (
     Table,
     VirtualService,
 )
-from kernlb.plan import Operation, Verb
+from kernlb.parts import cut
+from kernlb.plan import Operation, Verb, diff
 from kernlb.reconciler import SETTLE, Consent, Reconciler
 from kernlb.state import Store
 
@@ -61,11 +62,12 @@ class Broken(Memory):
     def __init__(self, refused: Key, table: Table | None = None) -> None:
         super().__init__(table)
         self.refused: Key | None = refused
+        self.error: BaseException = KernelError("no", errno=22)
 
     def apply(self, operations: Collection[Operation]) -> None:
         for operation in operations:
             if operation.key == self.refused:
-                raise KernelError("no", errno=22)
+                raise self.error
             super().apply([operation])
 
 
@@ -90,6 +92,16 @@ def test_a_step_makes_the_kernel_as_wanted_and_the_next_writes_nothing(tmp_path:
     count = len(engine.written)
     assert writer.step(want(BOTH), deadline=30, now=1).done == []
     assert len(engine.written) == count
+
+
+def test_what_somebody_undoes_at_once_is_done_again(tmp_path: Path) -> None:
+    engine = Memory()
+    writer = reconciler(engine, tmp_path)
+    same = Desired(dict(BOTH), {WEB: Name("web")}, parts=cut(BOTH))
+    for now in range(3):
+        writer.step(lambda foreign: same, deadline=30, now=now)
+        assert engine.read() == BOTH
+        engine.apply(diff({}, engine.read()))
 
 
 def test_a_leaving_server_is_quiesced_and_goes_when_its_connections_have_ended(tmp_path: Path) -> None:
@@ -177,7 +189,8 @@ def test_a_leaving_service_goes_when_its_servers_may(tmp_path: Path) -> None:
 
 def test_a_crash_in_the_middle_leaves_no_service_without_an_owner(tmp_path: Path) -> None:
     broken = Broken(TWO)
-    with pytest.raises(KernelError):
+    broken.error = SystemExit("killed")
+    with pytest.raises(SystemExit):
         reconciler(broken, tmp_path).step(want(BOTH), deadline=30, now=0)
     assert WEB in broken.read()
     mended = Memory(broken.read())
@@ -218,7 +231,9 @@ def test_a_wildcard_on_a_port_that_somebody_listens_on_is_refused_by_name(tmp_pa
         Kernel({EngineName.IPVS: engine}), Store(tmp_path / "s"), Consent(), lambda key: "sshd (process 7)"
     )
     with pytest.raises(Conflict, match="sshd"):
-        taken.step(want(marked), deadline=0, now=0)
+        taken.plan(want(marked))
+    (refusal,) = taken.step(want(marked), deadline=0, now=0).refused.values()
+    assert "sshd" in refusal.message
     assert not engine.written
     reconciler(engine, tmp_path, take_port=True).step(want(marked), deadline=0, now=0)
     assert engine.read() == marked
@@ -250,7 +265,7 @@ WITH_API: Table = {**BOTH, API: SERVICE, THREE: SERVER}
 
 def test_a_service_that_the_kernel_refuses_holds_up_no_other(tmp_path: Path) -> None:
     broken = Broken(ONE)
-    step = reconciler(broken, tmp_path).step(two_services(), deadline=30, now=0, apart=True)
+    step = reconciler(broken, tmp_path).step(two_services(), deadline=30, now=0)
     assert step.refused.keys() == {"web"}
     assert {API, THREE, FORWARD} <= broken.read().keys()
     assert step.after == broken.read()
@@ -263,7 +278,7 @@ def test_the_dead_go_even_where_their_own_service_is_refused_something(tmp_path:
     writer.step(two_services(), deadline=30, now=0)
     broken.apply([Operation(Verb.REMOVE, ONE, SERVER, None)])
     broken.refused = ONE
-    step = writer.step(two_services(absent=[TWO, THREE]), deadline=30, now=1, apart=True)
+    step = writer.step(two_services(absent=[TWO, THREE]), deadline=30, now=1)
     assert step.refused.keys() == {"web"}
     assert TWO not in broken.read()
     assert THREE not in broken.read()
@@ -274,7 +289,7 @@ def test_a_setting_that_cannot_be_written_keeps_no_dead_server_in(tmp_path: Path
     writer = reconciler(broken, tmp_path, adopt=True)
     writer.step(two_services(), deadline=30, now=0)
     Memory.apply(broken, [Operation(Verb.CHANGE, FORWARD, Sysctl("1"), Sysctl("0"))])
-    step = writer.step(two_services(absent=[TWO]), deadline=30, now=1, apart=True)
+    step = writer.step(two_services(absent=[TWO]), deadline=30, now=1)
     assert len(step.refused) == 1
     assert broken.read() == {key: value for key, value in {**WITH_API, FORWARD: Sysctl("0")}.items() if key != TWO}
 
@@ -282,13 +297,13 @@ def test_a_setting_that_cannot_be_written_keeps_no_dead_server_in(tmp_path: Path
 def test_what_was_refused_is_tried_again_and_nothing_else_is_written(tmp_path: Path) -> None:
     broken = Broken(ONE)
     writer = reconciler(broken, tmp_path)
-    writer.step(two_services(), deadline=30, now=0, apart=True)
+    writer.step(two_services(), deadline=30, now=0)
     broken.refused = None
-    step = writer.step(two_services(), deadline=30, now=1, apart=True)
+    step = writer.step(two_services(), deadline=30, now=1)
     assert [operation.key for operation in step.done] == [ONE, TWO] or [op.key for op in step.done] == [ONE]
     assert not step.refused
     assert broken.read() == WITH_API
-    assert writer.step(two_services(), deadline=30, now=2, apart=True).done == []
+    assert writer.step(two_services(), deadline=30, now=2).done == []
 
 
 def test_a_step_that_follows_on_another_sees_what_others_changed_meanwhile(tmp_path: Path) -> None:
@@ -317,10 +332,10 @@ def test_a_port_that_a_process_has_taken_meanwhile_holds_up_no_other_service(tmp
         return Desired({**WITH_API, wild: Mark(0x4B4C0001)}, {WEB: Name("web"), API: Name("api")})
 
     with pytest.raises(Conflict, match="nginx"):
-        writer.step(wanted, deadline=30, now=0)
-    step = writer.step(wanted, deadline=30, now=0, apart=True)
+        writer.plan(wanted)
+    step = writer.step(wanted, deadline=30, now=0)
     assert len(step.refused) == 1
     assert engine.read() == WITH_API
     listens.clear()
-    assert not writer.step(wanted, deadline=30, now=1, apart=True).refused
+    assert not writer.step(wanted, deadline=30, now=1).refused
     assert engine.read() == {**WITH_API, wild: Mark(0x4B4C0001)}

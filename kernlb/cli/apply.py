@@ -113,7 +113,7 @@ def _carry_out(session: Session, reconciler: Reconciler, want: Wanted, *, deadli
     with Progress(quiet=session.as_json) as progress:
         while True:
             count = plan is None and session.as_json
-            step = reconciler.step(want, deadline=deadline, now=time.time(), apart=True, count=count)
+            step = reconciler.step(want, deadline=deadline, now=time.time(), count=count)
             if plan is None:
                 plan = step.plan
                 for warning in plan.warnings:

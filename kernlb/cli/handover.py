@@ -7,8 +7,8 @@ import click
 
 from kernlb.cli import output
 from kernlb.cli.session import Session
-from kernlb.control_client import ControlClient, NoDaemon
-from kernlb.errors import Unsupported
+from kernlb.control_client import ControlClient, NoDaemon, error_of
+from kernlb.errors import Refused, Unsupported
 from kernlb.source import Source
 
 
@@ -49,10 +49,16 @@ def _content(source: Source, format: str | None) -> dict[str, str | None]:
 
 
 def taken(session: Session, said: dict[str, Any]) -> None:
-    """What came of a reload or an apply through the daemon."""
+    """What came of a reload or an apply through the daemon. Raises Refused where services could not be had."""
     if session.as_json:
         output.facts(said)
-        return
+    else:
+        _print(said)
+    if said["refused"]:
+        raise Refused({owner: error_of(each) for owner, each in said["refused"].items()})
+
+
+def _print(said: dict[str, Any]) -> None:
     for warning in said["warnings"]:
         output.note(warning)
     for operation in said["operations"]:
@@ -61,6 +67,7 @@ def taken(session: Session, said: dict[str, Any]) -> None:
         output.note(f"{said['leaving']} server(s) leave when their connections have ended; the daemon sees to it")
     if said["temporary"]:
         output.note("until the daemon's next reload")
-    click.echo(
-        "done, through the daemon" if said["changed"] else f"nothing to do: the kernel is as {said['file']} says"
-    )
+    if said["changed"]:
+        click.echo("done, through the daemon")
+    elif not said["refused"]:
+        click.echo(f"nothing to do: the kernel is as {said['file']} says")

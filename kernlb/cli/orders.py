@@ -68,7 +68,9 @@ def _carry_out(session: Session, name: tuple[str, str], order: Order) -> dict[st
     reconciler.note(overrides=overrides)
     owned = reconciler.state.ownership
     want = wanted(found.source.config, ratings=ratings, overrides=overrides, owned=owned)
-    reconciler.step(want, deadline=30.0, now=now)
+    refused = reconciler.step(want, deadline=30.0, now=now).refused.get(name[0])
+    if refused is not None:
+        raise refused
     return {"through": "kernel", **operator.answer(before, overrides, name), "live": live}
 
 

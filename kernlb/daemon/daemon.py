@@ -17,17 +17,17 @@ from kernlb.daemon.drift import Drift
 from kernlb.daemon.options import Machine, Options, Signs, same_engines
 from kernlb.daemon.schedule import FULL, next_look
 from kernlb.daemon.setbacks import Setbacks
+from kernlb.daemon.suspects import Suspects
 from kernlb.daemon.track import Track
 from kernlb.daemon.view import View
 from kernlb.daemon.waiters import Waiters
-from kernlb.daemon.watched import bypassing, watched
+from kernlb.daemon.watched import watched
 from kernlb.daemon.writer import Record, Work, Writer
 from kernlb.desired import Meaning
 from kernlb.errors import KernelError, KernlbError
 from kernlb.health import State
 from kernlb.journal import Journal, Level
 from kernlb.ownership import Ownership
-from kernlb.passive import Passive
 from kernlb.pool import ServerName
 from kernlb.reconciler import Plan, Reconciler, Wanted
 from kernlb.source import Source
@@ -78,8 +78,7 @@ class Daemon:
         self._note = False
         self._finishing = False  # the last step left servers behind: what the next does is no drift
         self.overrides: operator.Overrides = {}
-        self._passive: Passive | None = None
-        self._aimed: object = None
+        self._suspects: Suspects | None = None
         self.checker: Checker[ServerName]
         self._writer = Writer(reconciler, signs, deadline=options.deadline)
         self._drift = Drift(self._writer, wake=self._wake.set, complain=self._complain)
@@ -100,9 +99,7 @@ class Daemon:
         self.assessment.adopt(self.checker.states(), now=now)
         self._drift.listen()
         if self.options.passive:
-            self._passive = Passive(self._suspected, silent=self._writer.silent)
-            if self._passive.off:
-                self._journal.say("passive-off", level=Level.WARNING, reason=self._passive.off)
+            self._suspects = Suspects(self._suspected, silent=self._writer.silent, journal=self._journal)
         self._journal.say("start", file=self.source.file, pid=os.getpid(), services=len(self.source.config.services))
         try:
             await self._reconcile()
@@ -136,8 +133,8 @@ class Daemon:
 
     async def _close(self) -> None:
         self.checker.close()
-        if self._passive is not None:
-            self._passive.close()
+        if self._suspects is not None:
+            self._suspects.close()
         self._drift.deaf()
         async with self._stepping:
             try:
@@ -220,13 +217,13 @@ class Daemon:
         async with self._stepping:
             waiters = self._waiters.take()
             try:
-                work = await self._step(apart=True)
+                work = await self._step()
             except BaseException as error:
                 waiters.fail(error)
                 raise
             waiters.settle(work.step.refused)
 
-    async def _step(self, *, apart: bool) -> Work:
+    async def _step(self) -> Work:
         assessment = self.assessment
         wall, began = self.now(), time.monotonic()
         before = dict(assessment.pools)
@@ -248,7 +245,6 @@ class Daemon:
             health=health,
             count=bool(draining),
             now=wall,
-            apart=apart,
         )
         self._worked(work, urgent=urgent)
         if draining and work.counters is not None:
@@ -274,7 +270,8 @@ class Daemon:
         self._finishing = bool(step.waiting)
         if work.counters is not None:
             self.view.count(work.counters)
-        self._aim()
+        if self._suspects is not None:
+            self._suspects.aim(self.view.keys, checked=self.checker.states(), config=self.source.config)
         self._notifier.ready()
         if not step.refused:
             self._notifier.status(telling.line(self.assessment))
@@ -328,7 +325,7 @@ class Daemon:
 
     async def swap(self, source: Source) -> Work:
         """Another configuration, once it has been planned without objection. Raises what speaks against it; then all
-        is as before."""
+        is as before. A service that the kernel refuses nevertheless keeps no other out, and is tried again."""
         async with self._stepping:
             before, meant, standing = self.source, self._meaning, self.checker.standing()
             meaning = self._machine.meaning(source.config)
@@ -345,7 +342,7 @@ class Daemon:
                     self._drift.listen()
                 await self._writer.plan(partial(meaning.desired, self.assessment.trial(source.config, now=self.now())))
                 self._configure(source, meaning, standing)
-                work = await self._step(apart=False)
+                work = await self._step()
             except BaseException:
                 if reopened and self._writer.signs is not signs:
                     self._drift.deaf()
@@ -381,14 +378,6 @@ class Daemon:
 
     def _record(self) -> Record:
         return partial(record.written, self.checker.standing(), self.assessment.record())
-
-    def _aim(self) -> None:
-        """Tells the passive watch whose packets to look for."""
-        if self._passive is not None and self._aimed is not self.view.keys:
-            self._aimed = self.view.keys
-            checked = self.checker.states()
-            aimed = {name: keys for name, keys in self.view.keys.items() if name in checked}
-            self._passive.aim(aimed, bypassing=bypassing(self.source.config, aimed))
 
     def _tell(self) -> None:
         self._told.set()

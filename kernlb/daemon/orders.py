@@ -175,4 +175,5 @@ class Orders:
                 **operations_document(step.done, step.plan.names, {}),
                 "leaving": len(step.waiting),
                 "warnings": list(step.plan.warnings),
+                "refused": {owner: error_document(error) for owner, error in step.refused.items()},
             }

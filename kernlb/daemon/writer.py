@@ -55,14 +55,12 @@ class Writer:
         health: Record | None,
         count: bool,
         now: float,
-        apart: bool,
     ) -> Work:
-        """One step of the reconciler: the operators' orders are written down before it, health after it. `apart`:
-        services that the kernel refuses hold up no others."""
+        """One step of the reconciler: the operators' orders are written down before it, health after it."""
 
         def work() -> Work:
             self.reconciler.note(overrides=overrides)
-            step = self.reconciler.step(wanted, deadline=self._deadline, now=now, apart=apart)
+            step = self.reconciler.step(wanted, deadline=self._deadline, now=now)
             # After it: of ten thousand servers this takes longer than the step that a dead one waits for.
             self._note(overrides, health)
             return Work(step, self.reconciler.kernel.counters() if count else None)
