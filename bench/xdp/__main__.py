@@ -1,6 +1,7 @@
-"""Nanoseconds a packet of the balancer program by what it meets, beside a MAC swap in the same mode and run.
+"""Nanoseconds a packet of the balancer program by what it meets, beside a MAC swap in the same mode and run: of the
+object that is shipped, and of what BCC compiles for a configuration like the row's, over the same maps.
 
-    python3 -m bench.xdp [--packets N] [--rounds N] [--json]
+    python3 -m bench.xdp [--packets N] [--rounds N] [--object] [--json]
 
 Cases take turns, so that drift of the machine hits all alike; ratios of one run are the result, not nanoseconds.
 """
@@ -8,28 +9,33 @@ Cases take turns, so that drift of the machine hits all alike; ratios of one run
 import argparse
 import json
 import os
+import resource
 import statistics
 import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 import numpy as np
 
 from kernlb.engines import abi
+from kernlb.engines.bcc_loader import Compilation
 from kernlb.engines.dataplane import XDP, Dataplane, Sizes
 from kernlb.engines.libbpf import Object, Program
 
 HERE = Path(__file__).parent
 BALANCER = HERE.parent.parent / "bpf" / "balancer.bpf.o"
 SLOTS, SERVERS = 65_537, 100
+SETTINGS = abi.Settings(secret=0x5EED, memory_buckets=1 << 17, flow_buckets=1 << 16)
+SIZES = Sizes(services=8)
 TCP, UDP, SYN, ACK = 6, 17, 2, 16
 XDP_PASS, XDP_TX = 2, 3
 NEW = 0x3FFFFFFF
+COLUMNS = {"ns": 8, "ratio": 8, "bcc_ns": 8, "bcc_ratio": 8, "aim": 6, "must": 6}
 MACS = bytes.fromhex("020000000001020000000002")
 CLIENT4, CLIENT6 = ip_address("192.168.1.1"), ip_address("fc00:2::1")
 VIP4, VIP6, OTHER = ip_address("10.200.1.1"), ip_address("fc00:1::1"), ip_address("10.99.0.1")
@@ -56,8 +62,7 @@ def packet(destination: abi.Address, protocol: int, flags: int = 0) -> bytes:
 
 def balancer(*, current: Callable[[int], int], previous: Callable[[int], int]) -> Dataplane:
     """A hundred servers behind IPIP, full NAT on an address of its own."""
-    settings = abi.Settings(secret=0x5EED, memory_buckets=1 << 17, flow_buckets=1 << 16)
-    plane = Dataplane.load(BALANCER, settings=settings, sizes=Sizes(services=8), programs=(XDP,))
+    plane = Dataplane.load(BALANCER, settings=SETTINGS, sizes=SIZES, programs=(XDP,))
     nat = abi.Filter.SERVICE | abi.Filter.NAT
     plane.set_filter({VIP4: abi.Filter.SERVICE, VIP6: abi.Filter.SERVICE, NAT4: nat, SOURCE4: abi.Filter.NAT})
     hop = abi.Hop(destination=bytes(6), source=bytes(6), method=abi.HopMethod.ADDRESSES)
@@ -101,10 +106,38 @@ class Row:
     aim: float | None = None
     must: float | None = None
     against: str | None = None
+    special: int | None = None
+
+
+class Loading:
+    """How long programs take to be there, and the memory of the process that compiles."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def specialised(self, name: str, plane: Dataplane, **features: bool) -> int:
+        """The descriptor of what BCC makes for these features, over the maps of a program that is loaded."""
+        off = dict.fromkeys(("ipv6", "fullnat", "tunnel", "transition", "limits"), False)
+        settings = replace(SETTINGS, **{**off, **features})
+        with Object(BALANCER) as opened:
+            maps = opened.map_names()
+        begun = time.monotonic()
+        code = Compilation(BALANCER.parent, settings, programs=(XDP,), maps=maps).result()
+        compiled = time.monotonic()
+        loaded = Dataplane.load(BALANCER, settings=settings, sizes=SIZES, programs=(XDP,), reuse=plane.maps, code=code)
+        self.seconds[f"bcc, {name}: compile"] = compiled - begun
+        self.seconds[f"bcc, {name}: load"] = time.monotonic() - compiled
+        return loaded.program(XDP).fd
+
+    def whole(self, name: str, load: Callable[[], Dataplane]) -> Dataplane:
+        begun = time.monotonic()
+        plane = load()
+        self.seconds[name] = time.monotonic() - begun
+        return plane
 
 
 class Wrapper:
-    """A wrapper object of its own for each row."""
+    """A wrapper object of its own for each program of a row."""
 
     def __init__(self, row: Row) -> None:
         self.row = row
@@ -139,6 +172,7 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--packets", type=int, default=500_000)
     arguments.add_argument("--rounds", type=int, default=9)
+    arguments.add_argument("--object", action="store_true", help="leave BCC out")
     arguments.add_argument("--json", action="store_true")
     asked = arguments.parse_args()
     subprocess.run(("make", "-s", "-C", HERE), check=True)
@@ -146,8 +180,15 @@ def main() -> int:
     base = Object(HERE / "wrap.bpf.o")
     base.load("swap")
     swap = base.program("swap").fd
-    steady = balancer(current=lambda s: s, previous=lambda s: s)
+    loading = Loading()
+    steady = loading.whole("object: load", lambda: balancer(current=lambda s: s, previous=lambda s: s))
     moving = balancer(current=lambda s: s, previous=lambda s: (s + 1) % SERVERS)
+    four = six = nat = four_moving = None
+    if not asked.object:
+        four = loading.specialised("IPv4 tunnels", steady, tunnel=True, transition=True)
+        six = loading.specialised("IPv4 and IPv6 tunnels", steady, ipv6=True, tunnel=True, transition=True)
+        nat = loading.specialised("IPv4 full NAT", steady, fullnat=True)
+        four_moving = loading.specialised("IPv4 tunnels", moving, tunnel=True, transition=True)
     program, shifting = steady.program(XDP).fd, moving.program(XDP).fd
     syn, ack, udp = packet(VIP4, TCP, SYN), packet(VIP4, TCP, ACK), packet(VIP4, UDP)
     ack6, nat_syn, nat_ack, other = (
@@ -165,8 +206,19 @@ def main() -> int:
         Row("MAC swap, UDP", swap, udp, XDP_TX),
         Row("MAC swap, IPv6", swap, ack6, XDP_TX),
         Row("MAC swap, direct", swap, other, XDP_TX, direct=True),
-        Row("ACK, one flow", program, ack, XDP_TX, aim=3.5, must=6, against="MAC swap, one flow"),
-        Row("ACK, 64k flows, steady", program, ack, XDP_TX, 4, flows, aim=4, must=6, against="MAC swap, 64k flows"),
+        Row("ACK, one flow", program, ack, XDP_TX, aim=3.5, must=6, against="MAC swap, one flow", special=four),
+        Row(
+            "ACK, 64k flows, steady",
+            program,
+            ack,
+            XDP_TX,
+            4,
+            flows,
+            aim=4,
+            must=6,
+            against="MAC swap, 64k flows",
+            special=four,
+        ),
         Row(
             "every packet a new flow, steady",
             program,
@@ -177,6 +229,7 @@ def main() -> int:
             aim=4,
             must=5.5,
             against="MAC swap, all new",
+            special=four,
         ),
         Row(
             "ACK, 64k flows, in transition",
@@ -188,17 +241,31 @@ def main() -> int:
             aim=12,
             must=25,
             against="MAC swap, 64k flows",
+            special=four_moving,
         ),
-        Row("UDP, one flow", program, udp, XDP_TX, aim=4, must=6, against="MAC swap, UDP"),
-        Row("IPv6 ACK, one flow", program, ack6, XDP_TX, aim=4, must=6, against="MAC swap, IPv6"),
-        Row("not a VIP, direct", program, other, XDP_PASS, direct=True, aim=1.8, must=2.4, against="MAC swap, direct"),
-        Row("new flows, in transition", shifting, syn, XDP_TX, 4, NEW, against="MAC swap, all new"),
-        Row("full NAT ACK, one flow, XDP", program, nat_ack, XDP_TX, against="MAC swap, one flow"),
-        Row("full NAT SYN again, XDP", program, nat_syn, XDP_TX, against="MAC swap, one flow"),
+        Row("UDP, one flow", program, udp, XDP_TX, aim=4, must=6, against="MAC swap, UDP", special=four),
+        Row("IPv6 ACK, one flow", program, ack6, XDP_TX, aim=4, must=6, against="MAC swap, IPv6", special=six),
+        Row(
+            "not a VIP, direct",
+            program,
+            other,
+            XDP_PASS,
+            direct=True,
+            aim=1.8,
+            must=2.4,
+            against="MAC swap, direct",
+            special=four,
+        ),
+        Row(
+            "new flows, in transition", shifting, syn, XDP_TX, 4, NEW, against="MAC swap, all new", special=four_moving
+        ),
+        Row("full NAT ACK, one flow, XDP", program, nat_ack, XDP_TX, against="MAC swap, one flow", special=nat),
+        Row("full NAT SYN again, XDP", program, nat_syn, XDP_TX, against="MAC swap, one flow", special=nat),
     ]
     cases = [Wrapper(row) for row in rows]
+    special = {row.label: Wrapper(replace(row, program=row.special)) for row in rows if row.special is not None}
     for turn in range(-1, asked.rounds):
-        for case in cases:
+        for case in (*cases, *special.values()):
             finite = case.row.mask and case.row.mask != NEW
             # The first round visits every flow once, in order; the others come in random order.
             case.measure(
@@ -206,28 +273,34 @@ def main() -> int:
             )
             if turn < 0:
                 case.forget()
-    results = {case.row.label: case for case in cases}
+    medians = {case.row.label: statistics.median(case.times) for case in cases}
     report = []
-    for case in cases:
-        row, median = case.row, statistics.median(case.times)
-        ratio = median / statistics.median(results[row.against].times) if row.against else None
+    for row in rows:
+        base_ns = medians[row.against] if row.against else None
+        bcc = statistics.median(special[row.label].times) if row.label in special else None
         report.append(
             {
                 "case": row.label,
-                "ns": round(median, 1),
-                "ratio": ratio and round(ratio, 2),
+                "ns": round(medians[row.label], 1),
+                "ratio": base_ns and round(medians[row.label] / base_ns, 2),
+                "bcc_ns": bcc and round(bcc, 1),
+                "bcc_ratio": bcc and base_ns and round(bcc / base_ns, 2),
                 "aim": row.aim,
                 "must": row.must,
             }
         )
+    seconds = {name: round(spent, 2) for name, spent in loading.seconds.items()}
+    peak = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
     if asked.json:
-        print(json.dumps({"rows": report}, indent=1))
+        print(json.dumps({"rows": report, "seconds": seconds, "compiler_mib": peak}, indent=1))
     else:
-        print(f"{'case':36}{'ns':>8}{'ratio':>8}{'aim':>6}{'must':>6}")
+        print(f"{'case':36}{'object':>8}{'ratio':>8}{'bcc':>8}{'ratio':>8}{'aim':>6}{'must':>6}")
         for line in report:
-            print(
-                f"{line['case']:36}{line['ns']:8}{line['ratio'] or '':>8}{line['aim'] or '':>6}{line['must'] or '':>6}"
-            )
+            columns = [(line[name] or "", width) for name, width in COLUMNS.items()]
+            print(f"{line['case']:36}" + "".join(f"{value:>{width}}" for value, width in columns))
+        for name, spent in seconds.items():
+            print(f"{name:44}{spent:8} s")
+        print(f"{'the compiling process, at most':44}{peak:8} MiB")
     return 1 if any(line["must"] and line["ratio"] > line["must"] for line in report) else 0
 
 

@@ -27,7 +27,13 @@ class Compilation:
         self, directory: Path, settings: abi.Settings, *, programs: Sequence[str], maps: Sequence[str]
     ) -> None:
         """`directory` of the source; `maps` in the order of their numbers. Raises Unsupported where there is no BCC."""
-        self._unit = specialise.unit(SOURCE, lambda name: (directory / name).read_text(), programs=programs)
+        self._unit = specialise.unit(
+            SOURCE,
+            lambda name: (directory / name).read_text(),
+            programs=programs,
+            # With full NAT the verifier would walk more than it is ready to.
+            inline=not settings.fullnat,
+        )
         self._functions = (*self._unit.entries, *self._unit.callees)
         self._asked = json.dumps(
             {

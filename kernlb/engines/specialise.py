@@ -56,8 +56,9 @@ class Unit:
     callees: tuple[Function, ...]
 
 
-def unit(source: str, read: Callable[[str], str], *, programs: Collection[str]) -> Unit:
-    """A source file with its own headers in it, each once, and of its programs these.
+def unit(source: str, read: Callable[[str], str], *, programs: Collection[str], inline: bool) -> Unit:
+    """A source file with its own headers in it, each once, and of its programs these. `inline`: global functions of
+    the packet too, which is faster, and more for the verifier to walk.
 
     BCC links no calls: a call of a global function becomes one by number, which the loader resolves. And BCC takes the
     parameters of what lies in its main text for registers of a probe: there lie stubs only, whose names are those of
@@ -80,6 +81,8 @@ def unit(source: str, read: Callable[[str], str], *, programs: Collection[str]) 
         context = _CONTEXT.match(parameters)
         function = Function(name, len(parameters.split(",")), context[1] if context else None)
         code = f'int {name}_code({parameters}) asm("{name}");\nint {name}_code({parameters}){body}'
+        if found["kind"] == "GLOBAL" and context and inline:
+            return f"static __always_inline int {name}({parameters}){body}"
         if found["kind"] == "GLOBAL":
             callees.append(function)
             number = FUNCTIONS + len(callees) - 1
