@@ -12,7 +12,7 @@ from kernlb.checks.base import LINGER_RESET
 from kernlb.errors import KernelError
 from kernlb.model import Endpoint, EngineName, Protocol, ServerKey
 from kernlb.passive import Passive, packets
-from kernlb.passive.half_open import half_open
+from kernlb.passive.half_open import STALE, HalfOpen, half_open
 from kernlb.passive.packets import Kind, Sighting
 from kernlb.passive.suspicion import ANSWERED, PAUSE, REMEMBERED, TOO_LONG, WEAK_PAUSE, Suspicion
 from tests.system.network import inside, ip, namespaces, run
@@ -149,6 +149,15 @@ def test_the_half_open_connections_of_ipvs_are_those_in_syn_recv() -> None:
         (b"9C40", b"0A000001", b"0050"),
         (b"9C42", b"[fd00:0002:0000:0000:0000:0000:0000:0001]", b"0050"),
     ]
+
+
+def test_what_stays_half_open_accuses_its_server_for_a_while() -> None:
+    table = HalfOpen()
+    text = TABLE.replace(b"\\\n", b"")
+    accused = {(ip_address("10.0.0.1"), 80), (ip_address("fd00:2::1"), 80)}
+    assert [table.compare(text) for _ in range(STALE + 3)] == [set(), *[accused] * STALE, set(), set()]
+    assert table.compare(b"") == set()
+    assert [table.compare(text), table.compare(text)] == [set(), accused]
 
 
 @pytest.fixture

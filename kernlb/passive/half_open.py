@@ -15,6 +15,8 @@ from kernlb.passive.packets import End
 
 PERIOD = 0.5
 """Seconds between two looks: so long at least has the client not ended a handshake that both of them show."""
+STALE = 10
+"""Looks after which a connection says nothing new: IPVS holds it for a minute, and its server may be back."""
 READS = 64
 """Of one page each; one takes the kernel the longer the later it is."""
 
@@ -23,21 +25,28 @@ _TABLE = Path("/proc/thread-self/net/ip_vs_conn")
 _HALF_OPEN = re.compile(rb"^TCP (\S+ \w{4} \S+ \w{4}) (\S+) (\w{4}) SYN_RECV", re.MULTILINE)
 
 
+Connection = tuple[bytes, bytes, bytes]
+"""Client and virtual service as the kernel writes them, address and port of the real server."""
+
+
 class HalfOpen:
     """Made for one network namespace, that of the thread which calls `look`."""
 
     def __init__(self) -> None:
-        self._before: frozenset[tuple[bytes, bytes, bytes]] = frozenset()
+        self._looks: dict[Connection, int] = {}
 
     def look(self) -> set[End]:
         """The servers of connections that were half open the last time too."""
-        found = frozenset(half_open(_beginning()))
-        lasting, self._before = found & self._before, found
-        return {(_address(address), int(port, 16)) for _, address, port in lasting}
+        return self.compare(_beginning())
+
+    def compare(self, table: bytes) -> set[End]:
+        """The same of what IPVS says now."""
+        self._looks = {each: self._looks.get(each, -1) + 1 for each in half_open(table)}
+        lasting = {each[1:] for each, looks in self._looks.items() if 0 < looks <= STALE}
+        return {(_address(address), int(port, 16)) for address, port in lasting}
 
 
-def half_open(table: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """Client and virtual service as the kernel writes them, address and port of the real server."""
+def half_open(table: bytes) -> Iterator[Connection]:
     return ((match[1], match[2], match[3]) for match in _HALF_OPEN.finditer(table))
 
 
