@@ -8,7 +8,8 @@ Knows the routes and what a request must hold; what is done is the daemon's.
     POST /resume /disable /enable                {"service", "server", "check"}
     POST /weight            {"service", "server", "weight": units or null, "check"}
     POST /reload            the daemon's own file again
-    POST /apply             {"file", "format", "content", "temporary"}
+    POST /apply             {"file", "format", "content", "temporary", "confirm": seconds}
+    POST /confirm           {"keep"}: what is on probation stays, or goes
     POST /plan              {"file", "format", "content"}: what apply would do
 """
 
@@ -53,7 +54,11 @@ class Controlled(Protocol):
 
     async def plan(self, *, file: str, format: str | None, content: str) -> dict[str, Any]: ...
 
-    async def apply(self, *, file: str, format: str | None, content: str, temporary: bool) -> dict[str, Any]: ...
+    async def apply(
+        self, *, file: str, format: str | None, content: str, temporary: bool, confirm: float | None
+    ) -> dict[str, Any]: ...
+
+    async def confirm(self, *, keep: bool) -> dict[str, Any]: ...
 
 
 class Malformed(KernlbError):
@@ -138,7 +143,10 @@ class Control:
                 return document(await daemon.plan(**body.file()))
             case "POST", "/apply":
                 body = _Body(request)
-                return document(await daemon.apply(**body.file(), temporary=body.has("temporary")))
+                confirm = body.number("confirm") if body.has("confirm") else None
+                return document(await daemon.apply(**body.file(), temporary=body.has("temporary"), confirm=confirm))
+            case "POST", "/confirm":
+                return document(await daemon.confirm(keep=_Body(request).has("keep")))
         return document(
             {"error": error_document(Malformed(f"no {request.method} {request.path} here", where="control socket"))},
             status=404,

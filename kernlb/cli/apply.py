@@ -55,6 +55,7 @@ def command(
     adopt: bool,
     shared_settings: bool,
     take_port: bool,
+    force: bool,
 ) -> int:
     """Make the kernel what the configuration says, once.
 
@@ -67,12 +68,12 @@ def command(
     """
     source = changes.read_source(file, format, accept_loss=accept_loss)
     need_net_admin("apply")
-    allowed = consent(adopt=adopt, shared_settings=shared_settings, take_port=take_port)
+    allowed = consent(adopt=adopt, shared_settings=shared_settings, take_port=take_port, force=force)
     if check:
         foresee(session, source, format, allowed)
         return 0
     places = session.places()
-    handed = handover.apply(session, source, format=format, temporary=temporary, confirm=confirm is not None)
+    handed = handover.apply(session, source, format=format, temporary=temporary, confirm=confirm, confirmed=_confirmed)
     if handed is not None:
         return handed
     with session.writing("apply"):

@@ -1,5 +1,6 @@
 """What the command line asks of a daemon that runs in the namespace."""
 
+from collections.abc import Callable
 from os.path import realpath
 from typing import Any
 
@@ -8,7 +9,7 @@ import click
 from kernlb.cli import output
 from kernlb.cli.session import Session
 from kernlb.control_client import ControlClient, NoDaemon, error_of
-from kernlb.errors import Refused, Unsupported
+from kernlb.errors import Refused
 from kernlb.source import Source
 
 
@@ -24,23 +25,33 @@ def plan(session: Session, source: Source, *, format: str | None) -> dict[str, A
         return None
 
 
-def apply(session: Session, source: Source, *, format: str | None, temporary: bool, confirm: bool) -> int | None:
-    """Has the daemon take the file; None where none runs."""
+def apply(
+    session: Session,
+    source: Source,
+    *,
+    format: str | None,
+    temporary: bool,
+    confirm: float | None,
+    confirmed: Callable[[float], bool],
+) -> int | None:
+    """Has the daemon take the file; None where none runs. Unless it is `confirmed` within `confirm` seconds the daemon
+    puts back what it had, whatever becomes of this process."""
     daemon = client(session)
-    if not daemon.serves():
-        return None
-    if confirm:
-        raise Unsupported(
-            "a daemon runs here, and it does not wait for a confirmation",
-            where=str(session.places().control),
-            hint="apply --temporary, and kernlb reload puts the daemon's own file back",
-        )
     try:
-        said = daemon.ask("POST", "/apply", **_content(source, format), temporary=temporary)
+        said = daemon.ask("POST", "/apply", **_content(source, format), temporary=temporary, confirm=confirm)
     except NoDaemon:
         return None
     taken(session, said)
-    return 0
+    if confirm is None or not said["changed"]:
+        return 0
+    if confirmed(confirm):
+        if daemon.ask("POST", "/confirm", keep=True)["pending"]:
+            return 0
+        output.note("too late: the daemon has put back what was there before")
+        return 1
+    output.note("not confirmed: the daemon puts back what was there before")
+    daemon.ask("POST", "/confirm", keep=False)
+    return 1
 
 
 def _content(source: Source, format: str | None) -> dict[str, str | None]:

@@ -15,14 +15,14 @@ from kernlb.source import Source, read, understand
 from kernlb.watch import Watch
 
 
-def open_signs(config: Config, owned: Ownership) -> Watch:
-    return Watch(open_kernel(config, owned, lasting=True))
+def open_signs(config: Config, owned: Ownership, *, consent: Consent) -> Watch:
+    return Watch(open_kernel(config, owned, lasting=True, force=consent.force))
 
 
 def machine(file: str, format: str | None, *, places: Places, consent: Consent) -> Machine:
     """`file` and its format as given to the daemon."""
     return Machine(
-        open=open_signs,
+        open=partial(open_signs, consent=consent),
         meaning=meaning,
         read=partial(_read, file, format),
         understand=_understand,

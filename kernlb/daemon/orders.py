@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from os.path import realpath
 from typing import Any
@@ -11,6 +13,7 @@ from kernlb.control import error_document
 from kernlb.daemon import telling
 from kernlb.daemon.daemon import Daemon
 from kernlb.daemon.options import Machine, same_engines
+from kernlb.daemon.probation import Probation
 from kernlb.errors import KernlbError
 from kernlb.journal import Journal, Level
 from kernlb.pool import ServerName
@@ -38,6 +41,7 @@ class Orders:
         self._file = daemon.source.file
         self._temporary: str | None = None
         self._one = asyncio.Lock()
+        self._probation = Probation()
 
     # --- what there is
 
@@ -115,7 +119,13 @@ class Orders:
         """The daemon's own file again; a temporary one ends."""
         return await self._adopt(self._machine.read, None)
 
-    async def apply(self, *, file: str, format: str | None, content: str, temporary: bool) -> dict[str, Any]:
+    async def confirm(self, *, keep: bool) -> dict[str, Any]:
+        """The end of a probation: what is in force stays, or what was before comes back."""
+        return {"pending": self._probation.passed() if keep else await self._probation.failed()}
+
+    async def apply(
+        self, *, file: str, format: str | None, content: str, temporary: bool, confirm: float | None
+    ) -> dict[str, Any]:
         if realpath(file) != realpath(self._file) and not temporary:
             raise NotOurs(
                 f"the daemon runs {self._file}, not {file}",
@@ -123,8 +133,7 @@ class Orders:
                 hint=f"change {self._file} and reload, or use this file until the next reload with --temporary",
             )
         return await self._adopt(
-            lambda: self._understood(content, file, format),
-            file if temporary else None,
+            lambda: self._understood(content, file, format), file if temporary else None, confirm=confirm
         )
 
     # --- inside
@@ -144,8 +153,17 @@ class Orders:
             await self._daemon.settled(name[0])
         return {"through": "daemon", **answer}
 
-    async def _adopt(self, read: Any, temporary: str | None) -> dict[str, Any]:
+    async def _put_back(self, source: Source, temporary: str | None) -> None:
+        self._journal.say("not-confirmed", level=Level.WARNING, file=self._daemon.source.file)
+        with suppress(KernlbError):  # told in the journal
+            await self._adopt(lambda: source, temporary or f"{source.file} as it was before")
+
+    async def _adopt(
+        self, read: Callable[[], Source], temporary: str | None, *, confirm: float | None = None
+    ) -> dict[str, Any]:
+        """Whatever was on probation has passed with it; `confirm` puts this on probation, for so many seconds."""
         async with self._one:
+            before = self._daemon.source, self._temporary
             self._notifier.reloading()
             try:
                 source: Source = await asyncio.to_thread(read)
@@ -160,7 +178,10 @@ class Orders:
             finally:
                 self._notifier.ready()
             self._temporary = temporary
+            self._probation.passed()
             step = work.step
+            if confirm is not None and step.done:
+                self._probation.begin(confirm, partial(self._put_back, *before))
             self._journal.say(
                 "reload",
                 level=Level.NOTICE,

@@ -144,6 +144,36 @@ def test_apply_of_another_file_is_refused_unless_temporary_and_ends_with_a_reloa
     play(scene)
 
 
+def test_an_apply_on_probation_stays_when_confirmed_and_goes_when_not(world: World) -> None:
+    async def scene() -> None:
+        one, two = Server(), Server()
+        await one.live()
+        await two.live()
+        async with world.running(service(one)):
+            file, both = str(world.file), {one.address: 1, two.address: 1}
+
+            async def apply(seconds: float) -> None:
+                said = await world.ask("POST", "/apply", file=file, content=service(one, two), confirm=seconds)
+                assert said["changed"]
+
+            await apply(0.2)
+            await until(lambda: world.weights().get(two.address, 0) == 0)
+            assert "as it was before" in (await world.ask("GET", "/status"))["daemon"]["temporary"]
+            await until(lambda: world.weights() == {one.address: 1})
+            await apply(60)
+            assert await world.ask("POST", "/confirm", keep=False) == {"pending": True}
+            assert world.weights()[two.address] == 0
+            assert await world.ask("POST", "/confirm", keep=True) == {"pending": False}
+            await until(lambda: world.weights() == {one.address: 1})
+            await apply(0.5)
+            assert await world.ask("POST", "/confirm", keep=True) == {"pending": True}
+            await asyncio.sleep(0.7)
+            assert world.weights() == both
+            assert (await world.ask("GET", "/status"))["daemon"]["temporary"] is None
+
+    play(scene)
+
+
 def test_a_drain_quiesces_ends_when_idle_and_resume_brings_the_server_back(world: World) -> None:
     async def scene() -> None:
         one, two = Server(), Server()
