@@ -22,6 +22,7 @@ from kernlb.model import (
     Table,
     family_of,
 )
+from kernlb.text import thing
 
 _CONNECTIONS = Path("/proc/net/ip_vs_conn")
 
@@ -55,10 +56,12 @@ class Flow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """`server` is None where the flow goes to this machine's own stack, or where nobody can tell."""
+    """`rule`: what of the service the flow fits. `server` is None where the flow goes to this machine's own stack, or
+    where nobody can tell."""
 
     engine: str | None
     service: ServiceKey | None = None
+    rule: str | None = None
     slot: int | None = None
     server: ServerKey | None = None
     current: ServerKey | None = None
@@ -85,12 +88,14 @@ def ask_program(engine: Xdp, flow: Flow) -> Answer:
         return Answer(engine="xdp", why=f"left to this machine's own stack: {why}")
     server = members.get(told.server)
     if told.reason is Reason.FLOW:
-        return Answer(engine="xdp", service=server.service if server else None, server=server, why=REASONS[told.reason])
+        service = server.service if server and isinstance(server.service, Endpoint) else None
+        return Answer(engine="xdp", service=service, rule=_bind(service), server=server, why=REASONS[told.reason])
     refused = CAUSES.get(told.cause, told.cause.name.lower()) if told.cause is not None else None
     why = REASONS[told.reason] + (f"; yet it is left to this machine's own stack: {refused}" if refused else "")
     return Answer(
         engine="xdp",
         service=service,
+        rule=_bind(service),
         slot=told.slot,
         server=None if refused else server,
         current=members.get(told.current),
@@ -101,20 +106,29 @@ def ask_program(engine: Xdp, flow: Flow) -> Answer:
 
 def ask_ipvs(table: Table, flow: Flow) -> Answer | None:
     """From the connections that the kernel lists, else the service that would schedule it. None: none takes it."""
-    service = next(_matching(table, flow), None)
+    service, rule = next(_matching(table, flow), (None, None))
     if service is None:
         return None
     found = _connection(flow)
     if found is not None:
         address, port, state = found
         server = next((k for k in table if isinstance(k, ServerKey) and (k.address, k.port) == (address, port)), None)
-        return Answer(engine="ipvs", service=service, server=server, why=f"its connection is known, {state.lower()}")
+        why = f"its connection is known, {state.lower()}"
+        return Answer(engine="ipvs", service=service, rule=rule, server=server, why=why)
     scheduler = getattr(table[service], "scheduler", "")
     why = f"a new connection: the scheduler {scheduler} decides when it comes, and the kernel tells nobody before"
-    return Answer(engine="ipvs", service=service, why=why)
+    return Answer(engine="ipvs", service=service, rule=rule, why=why)
 
 
-def _matching(table: Table, flow: Flow) -> Iterator[ServiceKey]:
+def _bind(service: Endpoint | None) -> str | None:
+    """In words, what an endpoint takes."""
+    if service is None:
+        return None
+    where = f"every local {service.address} address" if isinstance(service.address, Family) else f"{service.address}"
+    return f"{where}, port {service.port}" if service.port else f"{where}, every port that no other service has"
+
+
+def _matching(table: Table, flow: Flow) -> Iterator[tuple[ServiceKey, str | None]]:
     """IPVS looks marks up first; an address wins over a wildcard, as the rules have it."""
     marked = [
         (key, value.mark)
@@ -124,10 +138,10 @@ def _matching(table: Table, flow: Flow) -> Iterator[ServiceKey]:
     for wildcard in (False, True):
         for key, mark in marked:
             if isinstance(key.address, Family) is wildcard and Fwmark(family_of(flow.vip), mark) in table:
-                yield Fwmark(family_of(flow.vip), mark)
+                yield Fwmark(family_of(flow.vip), mark), f"{thing(key)}, {mark:#x}"
         for port in (flow.vip_port, 0) if not wildcard else ():
             yield from (
-                key
+                (key, _bind(key))
                 for key in table
                 if isinstance(key, Endpoint)
                 and (key.address, key.protocol, key.port) == (flow.vip, flow.protocol, port)

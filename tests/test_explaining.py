@@ -86,6 +86,7 @@ def test_the_program_names_the_server_of_a_flow_and_why(engine: Xdp) -> None:
     answers = ports(engine)
     assert {(a.service, a.server, a.current, a.previous) for a in answers} == {(SERVICE, ONE, ONE, ONE)}
     assert all("one server" in answer.why for answer in answers)
+    assert {answer.rule for answer in answers} == {"192.0.2.1, port 80"}
     engine.apply(diff({**table, TWO: server}, table))
     new, before = ports(engine), ports(engine, begins=False)
     assert {answer.server for answer in new} == {ONE, TWO}
@@ -110,9 +111,11 @@ def test_ipvs_is_asked_by_mark_then_address_then_wildcard() -> None:
     assert said is not None
     assert said.service == here
     assert "wlc" in said.why
+    assert said.rule == "192.0.2.1, port 80"
     said = ask_ipvs(table, flow("192.0.2.9"))
     assert said is not None
     assert said.service == everywhere
+    assert said.rule == "mark for tcp *:80, 0x5"
     assert ask_ipvs(table, flow("192.0.2.9", vip_port=81)) is None
 
 

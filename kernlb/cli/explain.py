@@ -43,7 +43,7 @@ def command(
     udp: bool,
     established: bool,
 ) -> int:
-    """Say which service, slot and server a flow meets, and why.
+    """Say which service, rule, slot and server a flow meets, and why.
 
     The eBPF program itself is asked, with a packet built for it; nothing is sent and nothing changes. IPVS tells only
     of connections that it has. Without a client's port, 40000 stands for any.
@@ -73,6 +73,7 @@ def command(
     document = {
         "engine": answer.engine,
         "service": named(answer.service),
+        "rule": answer.rule,
         "slot": answer.slot,
         "server": named(answer.server),
         "current": named(answer.current),
@@ -82,7 +83,7 @@ def command(
     if session.as_json:
         output.facts(document)
         return 0
-    for label in ("engine", "service", "slot", "server", "why"):
+    for label in ("engine", "service", "rule", "slot", "server", "why"):
         if document[label] is not None:
             click.echo(f"{label:8} {document[label]}")
     return 0
