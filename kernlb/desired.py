@@ -1,16 +1,18 @@
 """What a configuration means as a Table: virtual services with their real servers, and what they need around them."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from kernlb.balanced import Balanced, Name, balance
 from kernlb.config.values import Announce, Config, Service
 from kernlb.marks import assign
 from kernlb.model import (
+    CheckTimeoutsKey,
     EngineName,
     Family,
     Key,
     Ruleset,
+    RulesetKey,
     Scheduler,
     ServerKey,
     ServiceKey,
@@ -22,7 +24,7 @@ from kernlb.model import (
 from kernlb.parts import Parts, cut, whole
 from kernlb.pool import Member, Pool
 from kernlb.ratings import all_servers
-from kernlb.surroundings import SYSCTLS, exempt, mark, settings, vips
+from kernlb.surroundings import SYSCTLS, check_timeouts, exempt, mark, settings, vips
 from kernlb.vip_checks import ACCEPT_LOCAL, ways
 
 __all__ = ["SYSCTLS", "Desired", "Meaning", "Name", "desired"]
@@ -58,14 +60,15 @@ class Meaning:
         *,
         engines: Mapping[str, EngineName],
         ruleset: Ruleset,
-        tracked: bool | None = None,
+        tracked: Callable[[], bool | None] = lambda: None,
         probed: bool = True,
     ) -> None:
-        """`engines` by service name; `ruleset` is the static part of the nftables table; `tracked` whether conntrack is
-        at work without kernlb, None where it has no timeouts for the connections of checks; `probed` whether servers
+        """`engines` by service name; `ruleset` is the static part of the nftables table; `tracked` tells whether
+        conntrack is at work, None where it has no timeouts for the connections of checks; `probed` whether servers
         are checked, through the VIP too."""
         self._config = config
         self._tracked = tracked
+        self._timeouts = check_timeouts(config)
         self._engines = engines
         self._ruleset = ruleset
         self._numbers = assign((service.name for service in config.services), base=config.engine.mark_base)
@@ -106,13 +109,16 @@ class Meaning:
         """What belongs to no virtual service; the same object while nothing that matters has changed."""
         always = self._config.addresses.announce is Announce.ALWAYS
         lost = () if always else tuple(name for name, pool in pools.items() if not pool.quorum)
-        given = (tuple(foreign), lost)
+        tracked = None if self._timeouts is None else self._tracked()
+        given = (tuple(foreign), lost, tracked)
         if self._rest is None or self._rest[0] != given:
             table = dict(self._table)
             exempt(table, foreign)
             rest = {key: value for key, value in table.items() if service_of(key) is None}
             rest.update(vips(self._config, lost))
-            settings(rest, table, self._config, self._ruleset, tracked=self._tracked)
+            settings(rest, table, self._config, self._ruleset)
+            if self._timeouts is not None and tracked is not None and (tracked or RulesetKey() in rest):
+                rest[CheckTimeoutsKey()] = self._timeouts
             self._rest = given, rest
         return self._rest[1]
 

@@ -1,6 +1,6 @@
 """This machine's kernel, put together from its engines, and what a configuration means on it."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -10,7 +10,7 @@ from kernlb.engines import Engine, pins
 from kernlb.engines.absent import Absent
 from kernlb.engines.admission import admit
 from kernlb.engines.carried import Wish, from_text
-from kernlb.engines.check_timeouts import ConntrackOfChecks, conntrack_at_work, supported
+from kernlb.engines.check_timeouts import ConntrackOfChecks, Tracking, kept
 from kernlb.engines.ipvs import Ipvs
 from kernlb.engines.nftables import Nftables, ruleset
 from kernlb.engines.sysctls import Sysctls
@@ -22,12 +22,12 @@ from kernlb.ownership import Ownership
 from kernlb.places import namespace_inode
 from kernlb.pool import Override, Rating, ServerName, pool
 from kernlb.reconciler import Wanted
-from kernlb.surroundings import check_timeouts
 from kernlb.vip_checks import ways
 
 
-def open_kernel(config: Config, owned: Ownership, *, lasting: bool = False) -> Kernel:
-    """The engines of the network namespace this process is in. `lasting`: the process stays to tend them."""
+def open_kernel(config: Config, owned: Ownership, *, lasting: bool = False, force: bool = False) -> Kernel:
+    """The engines of the network namespace this process is in. `lasting`: the process stays to tend them. `force`:
+    somebody else's XDP program may be displaced."""
     interfaces = {key.interface for key in owned.claimed if isinstance(key, VipKey)}
     if config.addresses.manage:
         interfaces.add(config.addresses.interface)
@@ -48,7 +48,8 @@ def open_kernel(config: Config, owned: Ownership, *, lasting: bool = False) -> K
         from kernlb.engines.xdp import Xdp
 
         told = wish(config) if config.services else None
-        balancers[EngineName.XDP] = Xdp(pins.directory(), wish=told, loader=config.engine.loader, lasting=lasting)
+        loader = config.engine.loader
+        balancers[EngineName.XDP] = Xdp(pins.directory(), wish=told, loader=loader, lasting=lasting, force=force)
     return Kernel(balancers, others)
 
 
@@ -124,20 +125,9 @@ def meaning(config: Config, *, probed: bool = True) -> Meaning:
         config,
         engines=engines,
         ruleset=ruleset(mark_base=config.engine.mark_base),
-        tracked=_tracked(config, engines.values()),
+        tracked=Tracking(certainly=EngineName.IPVS in engines.values()) if probed else kept,
         probed=probed,
     )
-
-
-def _tracked(config: Config, engines: Collection[EngineName]) -> bool | None:
-    """Whether conntrack is at work without kernlb; None where it has no timeouts for the connections of checks."""
-    if check_timeouts(config) is None:
-        return None
-    at_work = conntrack_at_work()
-    # To ask costs a program, and has conntrack at work for a moment: only where the answer may matter.
-    if not at_work and EngineName.IPVS not in engines:
-        return False
-    return at_work if supported() else None
 
 
 def listening(key: MarkKey) -> str | None:

@@ -11,7 +11,6 @@ from kernlb.checks.spec import CommandProbe, FileProbe, PingProbe, Probe, UdpPro
 from kernlb.config.values import AddressBind, Config, Service
 from kernlb.model import (
     CheckTimeouts,
-    CheckTimeoutsKey,
     Endpoint,
     EngineName,
     Exempt,
@@ -107,9 +106,8 @@ def check_timeouts(config: Config) -> CheckTimeouts | None:
     return CheckTimeouts(ceil(max(patient))) if patient else None
 
 
-def settings(result: dict[Key, Value], table: Table, config: Config, ruleset: Ruleset, *, tracked: bool | None) -> None:
-    """What the services need of the whole namespace. `tracked`: whether conntrack is at work there without kernlb;
-    None where it cannot be told apart which connections are of checks."""
+def settings(result: dict[Key, Value], table: Table, config: Config, ruleset: Ruleset) -> None:
+    """What the services need of the whole namespace."""
     kinds = {type(key) for key in table}
     mine = [key for key in table if isinstance(key, ServerKey) and key.service.engine is EngineName.IPVS]
     for key in mine:
@@ -127,9 +125,6 @@ def settings(result: dict[Key, Value], table: Table, config: Config, ruleset: Ru
         result[CONNTRACK] = Sysctl("1")
     if kinds & {MarkKey, SourceKey, LimitKey, ExemptKey}:
         result[RulesetKey()] = ruleset
-    timeouts = None if tracked is None else check_timeouts(config)
-    if timeouts is not None and (tracked or RulesetKey() in result):
-        result[CheckTimeoutsKey()] = timeouts
     if config.timers is not None and mine:
         result[TimersKey()] = config.timers
     for sync_key, daemon in config.sync:

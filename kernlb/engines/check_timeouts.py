@@ -68,20 +68,55 @@ class ConntrackOfChecks:
         return {}
 
 
-def conntrack_at_work() -> bool:
-    """Whether this namespace tracks connections, so that checks leave something there."""
+class Tracking:
+    """Whether this namespace tracks connections, so that checks leave something there; None where the kernel has no
+    timeouts to give (CONFIG_NF_CONNTRACK_TIMEOUT). Asked again until it does: a firewall may come later than kernlb,
+    and what it tracks shows with the first connection."""
+
+    def __init__(self, *, certainly: bool) -> None:
+        """`certainly`: what kernlb itself wants may bring conntrack to work."""
+        self._certainly = certainly
+        self._found: bool | None = False
+        self._asked = False
+
+    def __call__(self) -> bool | None:
+        if self._found is False:
+            self._found = self._look()
+        return self._found
+
+    def _look(self) -> bool | None:
+        first, self._asked = not self._asked, True
+        if first and kept():
+            return True
+        at_work = _entries() > 0
+        # To ask costs a program, and has conntrack at work for a moment: only where the answer may matter.
+        if (at_work or (first and self._certainly)) and not supported():
+            return None
+        return at_work
+
+
+def kept() -> bool | None:
+    """True where the table is there, which itself keeps conntrack at work; else None: without a daemon nobody needs
+    it."""
     try:
-        return int(_COUNT.read_text()) > 0 or bool(ConntrackOfChecks().read())
-    except (OSError, KernlbError):
-        return False
+        return True if ConntrackOfChecks().read() else None
+    except KernlbError:
+        return None
 
 
 def supported() -> bool:
-    """Whether the kernel has timeouts to give (CONFIG_NF_CONNTRACK_TIMEOUT), to us."""
+    """Whether the kernel has timeouts to give, to us."""
     try:
         return nft("--check", "-f", "-", text=_script(CheckTimeouts(1))).returncode == 0
     except KernlbError:
         return False
+
+
+def _entries() -> int:
+    try:
+        return int(_COUNT.read_text())
+    except OSError:
+        return 0
 
 
 def _script(wanted: CheckTimeouts) -> str:
