@@ -114,7 +114,7 @@ class Suspicion:
         patience = max(ANSWERED, TOO_LONG * self._usual.get(seen.target, 0.0))
         self._number += 1  # so that equals are never compared: an address of IPv4 has no order with one of IPv6
         heapq.heappush(self._due, (now + patience, self._number, attempt))
-        if len(self._open) > REMEMBERED:
+        while len(self._open) > REMEMBERED or next(iter(self._open.values())).began <= now - AGAIN:
             self._open.popitem(last=False)
         if len(self._due) > 2 * REMEMBERED:
             self._due = [each for each in self._due if self._waits(each[2])]
