@@ -3,8 +3,8 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
-from kernlb.engines import Engine, Overhearing, Parted, Tending, Transit, Transiting
-from kernlb.errors import Unsupported
+from kernlb.engines import Displacing, Engine, Overhearing, Parted, Tending, Transit, Transiting
+from kernlb.errors import Conflict, Unsupported
 from kernlb.model import Counters, EngineName, Key, ServerKey, ServiceKey, Table, Value, service_of
 from kernlb.parts import Parts, cut, whole
 from kernlb.plan import Operation
@@ -59,6 +59,19 @@ class Kernel:
             missing = self._missing.get(id(self._engine(key)))
             if missing:
                 raise missing.with_traceback(None)
+
+    def in_the_way(self, keys: Iterable[Key]) -> Mapping[Key, Conflict]:
+        """Of things to be added, those that something of somebody else's stands in the way of."""
+        found: dict[int, Conflict | None] = {}
+        held_up: dict[Key, Conflict] = {}
+        for key in keys:
+            engine = self._engine(key)
+            if isinstance(engine, Displacing):
+                if id(engine) not in found:
+                    found[id(engine)] = engine.in_the_way()
+                if conflict := found[id(engine)]:
+                    held_up[key] = conflict
+        return held_up
 
     def apply(self, operations: Sequence[Operation]) -> None:
         """Consecutive operations on one engine go to it together, so that it can batch them."""

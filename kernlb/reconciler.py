@@ -51,6 +51,7 @@ class Consent:
     adopt: bool = False
     shared_settings: bool = False
     take_port: bool = False
+    force: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +212,9 @@ class Reconciler:
         names = desired.names if self.state.names is desired.names else {**self.state.names, **desired.names}
         breaks = self._breaks(operations, observed) if count else {}
         taken = {} if self.consent.take_port else dict(self._taken_ports(operations))
+        if not self.consent.force:
+            added = [op.key for op in operations if op.verb is Verb.ADD and isinstance(op.key, Endpoint)]
+            taken |= self.kernel.in_the_way(added)
         return Plan(operations, desired, observed, ours, owned, breaks, warnings, names, parts, taken)
 
     def _apply_apart(self, operations: Sequence[Operation], plan: Plan) -> dict[str, KernlbError]:

@@ -26,6 +26,7 @@ def _files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
 def consent_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Options by which a user allows what is refused otherwise; `consent` makes them one value."""
     for name, help in (
+        ("--force", "Displace somebody else's XDP program on an interface of the eBPF program."),
         ("--take-port", "Take a wildcard's port although a local process listens there."),
         ("--shared-settings", "Set timers of the whole namespace although foreign services share them."),
         ("--adopt", "Take over virtual services that kernlb did not make."),
@@ -35,8 +36,8 @@ def consent_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def consent(*, adopt: bool, shared_settings: bool, take_port: bool) -> Consent:
-    return Consent(adopt=adopt, shared_settings=shared_settings, take_port=take_port)
+def consent(*, adopt: bool, shared_settings: bool, take_port: bool, force: bool) -> Consent:
+    return Consent(adopt=adopt, shared_settings=shared_settings, take_port=take_port, force=force)
 
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}

@@ -22,6 +22,7 @@ def command(
     adopt: bool,
     shared_settings: bool,
     take_port: bool,
+    force: bool,
 ) -> int:
     """Say what apply would do, line by line, and do nothing.
 
@@ -32,7 +33,7 @@ def command(
     """
     source = changes.read_source(file, format, accept_loss=accept_loss)
     need_net_admin("plan")
-    allowed = consent(adopt=adopt, shared_settings=shared_settings, take_port=take_port)
+    allowed = consent(adopt=adopt, shared_settings=shared_settings, take_port=take_port, force=force)
     return 2 if foresee(session, source, format, allowed) else 0
 
 

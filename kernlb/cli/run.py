@@ -51,6 +51,7 @@ def command(
     adopt: bool,
     shared_settings: bool,
     take_port: bool,
+    force: bool,
 ) -> int:
     """Keep the kernel as the configuration says, and its pools free of servers that fail their checks.
 
@@ -77,8 +78,8 @@ def command(
     with session.writing("run"):
         store = Store(places.state_file)
         state = store.load()
-        signs = open_signs(source.config, state.ownership)
-        allowed = consent(adopt=adopt, shared_settings=shared_settings, take_port=take_port)
+        allowed = consent(adopt=adopt, shared_settings=shared_settings, take_port=take_port, force=force)
+        signs = open_signs(source.config, state.ownership, consent=allowed)
         run(
             source,
             reconciler=Reconciler(signs.kernel, store, allowed, listening, state=state),

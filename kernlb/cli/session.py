@@ -45,7 +45,8 @@ class Session:
 
         store = Store(self.places().state_file)
         state = store.load()
-        return Reconciler(open_kernel(config, state.ownership), store, consent, listening, state=state)
+        kernel = open_kernel(config, state.ownership, force=consent.force)
+        return Reconciler(kernel, store, consent, listening, state=state)
 
     @contextmanager
     def writing(self, purpose: str) -> Iterator[None]:

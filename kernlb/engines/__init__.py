@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from kernlb.errors import Conflict
 from kernlb.model import Counters, Key, ServerKey, ServiceKey, Table
 from kernlb.parts import Parts
 from kernlb.plan import Operation
@@ -67,6 +68,15 @@ class Overhearing(Protocol):
 
     def silent(self) -> Collection[ServerKey]:
         """Real servers whose connections have begun since the last call and got no further."""
+        ...
+
+
+@runtime_checkable
+class Displacing(Protocol):
+    """An engine that something of somebody else's may stand in the way of."""
+
+    def in_the_way(self) -> Conflict | None:
+        """What that is; None where nothing is, or where it may be displaced."""
         ...
 
 

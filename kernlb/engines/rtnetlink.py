@@ -36,7 +36,8 @@ _KNOWN = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """`peer_elsewhere`: the other end of a veth lies in another namespace. `master`: a bridge or bond it belongs to."""
+    """`peer_elsewhere`: the other end of a veth lies in another namespace. `master`: a bridge or bond it belongs to.
+    `xdp_programs`: the kernel's numbers of those attached."""
 
     index: int
     name: str
@@ -48,6 +49,7 @@ class Link:
     kind: str
     peer_elsewhere: bool
     master: int
+    xdp_programs: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,7 @@ class Rtnetlink:
                 kind=_text(kind),
                 peer_elsewhere=_text(kind) == "veth" and 37 in attributes,  # IFLA_LINK_NETNSID
                 master=_number(attributes.get(10)),
+                xdp_programs=_xdp_programs(attributes.get(43, b"")),
             )
         return found
 
@@ -248,6 +251,12 @@ def _address(packed: bytes) -> IPAddress:
 
 def _text(data: bytes) -> str:
     return data.rstrip(b"\0").decode(errors="replace")
+
+
+def _xdp_programs(told: bytes) -> tuple[int, ...]:
+    """IFLA_XDP: the number in each mode (IFLA_XDP_DRV_PROG_ID, SKB, HW), or the one there is (IFLA_XDP_PROG_ID)."""
+    numbers = dict(_attributes(told))
+    return tuple(sorted({_number(numbers[kind]) for kind in (4, 5, 6, 7) if kind in numbers} - {0}))
 
 
 def _number(data: bytes | None) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from kernlb.config.values import Loader
-from kernlb.engines import Transit, abi, flows, pins, specialise
+from kernlb.engines import Transit, abi, flows, pins, specialise, strangers
 from kernlb.engines.attach import Attachments, Hook
 from kernlb.engines.books import Books
 from kernlb.engines.building import Build, Builder, Told, object_path
@@ -18,14 +18,14 @@ from kernlb.engines.clock import TICK, TICK_SHIFT
 from kernlb.engines.dataplane import EXPLAIN, MAPS, TC, XDP, Dataplane, Sizes
 from kernlb.engines.filling import bury, fill, flag, offer
 from kernlb.engines.libbpf import Map
-from kernlb.engines.nexthops import Outlook
+from kernlb.engines.nexthops import Outlook, Surroundings
 from kernlb.engines.placement import Contents, one_armed, place
 from kernlb.engines.playing import played
 from kernlb.engines.rtnetlink import Link, Rtnetlink
 from kernlb.engines.silence import Silence
 from kernlb.engines.slots import Slots
 from kernlb.engines.stillness import Stillness
-from kernlb.errors import KernelError, Unsupported
+from kernlb.errors import Conflict, KernelError, Unsupported
 from kernlb.hashing import SLOTS
 from kernlb.model import Counters, Endpoint, Forwarding, Key, Protocol, ServerKey, ServiceKey, Table, service_of
 from kernlb.parts import Parts, cut, whole
@@ -51,6 +51,7 @@ class Xdp:
         tcx: bool = True,
         loader: Loader = Loader.OBJECT,
         lasting: bool = False,
+        force: bool = False,
     ) -> None:
         self.writes = 0
         self._directory = directory
@@ -59,6 +60,7 @@ class Xdp:
         self._slots = slots
         self._attachments = Attachments(directory, tcx=tcx)
         self._builder = Builder(loader, lasting=lasting)
+        self._force = force
         self._books = Books(directory, lost=self._let_go)
         self._outlook = Outlook()
         self._tables = Slots()
@@ -156,6 +158,22 @@ class Xdp:
     def causes(self) -> Mapping[abi.Cause, int]:
         """Packets to addresses of services that the program left to the stack, by why."""
         return self._opened().causes() if self._books.current() else {}
+
+    def in_the_way(self) -> Conflict | None:
+        """Somebody else's XDP program on an interface where this one would hang: it has each packet first."""
+        book = self._books.current()
+        wish = self._wish or (book.wish if book else Wish())
+        hanging = {each.interface for each in self._attachments.read()}
+        with Rtnetlink() as netlink:
+            seen = Surroundings(netlink)
+        ends = seen.named(wish.interfaces) if wish.interfaces else seen.ends()
+        found = [stranger for link in ends if link.index not in hanging for stranger in strangers.named(link)]
+        if self._force or not found:
+            return None
+        return Conflict(
+            f"an XDP program that kernlb did not attach has each packet first: {', '.join(map(str, found))}",
+            hint="take it off, leave the interface out of [engine] interfaces, or displace it for good with --force",
+        )
 
     def hooks(self) -> Mapping[int, Hook]:
         """Where the program hangs, by interface."""
@@ -277,6 +295,8 @@ class Xdp:
         attached = {each.interface: each for each in self._attachments.read()}
         loaded = {program.id for program in plane.programs.values()}
         for link in ends:
+            if link.index not in attached and self._force and link.xdp_programs:
+                strangers.displace(link)
             if link.index not in attached or attached[link.index].program not in loaded:
                 self._attachments.attach(link, plane.programs, native=link.index in native)
         for interface in set(attached) - {link.index for link in ends}:

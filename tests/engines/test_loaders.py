@@ -1,0 +1,170 @@
+"""The program by each of its loaders, and beside programs of somebody else."""
+
+import ctypes
+import os
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from kernlb.config.values import Loader
+from kernlb.engines.attach import Hook
+from kernlb.engines.building import Maker
+from kernlb.engines.carried import Wish
+from kernlb.engines.libbpf import check, library
+from kernlb.engines.rtnetlink import Rtnetlink
+from kernlb.engines.xdp import Xdp
+from kernlb.model import Endpoint, EngineName, Forwarding, Key, Protocol, ServerKey, Table, Value
+from kernlb.plan import diff
+from tests.engines.test_xdp import HASHED, SERVER, SLOTS, SMALL, asked, place, real, vip
+from tests.features import Feature, need
+
+__all__ = ["place"]
+pytestmark = [pytest.mark.bpf, pytest.mark.netns]
+
+ONE: dict[Key, Value] = {vip(1): HASHED, real(vip(1), 1): SERVER}
+V6 = Endpoint(EngineName.XDP, Protocol.TCP, ip_address("2001:db8::1"), 80)
+DIRECT: dict[Key, Value] = {
+    V6: HASHED,
+    ServerKey(V6, ip_address("fd07::9"), 80): replace(SERVER, forwarding=Forwarding.DIRECT),
+}
+PATIENCE = 60.0
+XDP, TCX_INGRESS, SKB_MODE = 37, 46, 1 << 1
+
+
+def engine(place: Path, loader: Loader = Loader.OBJECT, *, lasting: bool = False, force: bool = False) -> Xdp:
+    return Xdp(place, wish=Wish(), sizes=SMALL, slots=SLOTS, loader=loader, lasting=lasting, force=force)
+
+
+def converge(xdp: Xdp, desired: Table) -> None:
+    xdp.apply(diff(desired, xdp.read()))
+
+
+def running(xdp: Xdp) -> tuple[Maker, set[str]]:
+    told = xdp.loaded()
+    assert told is not None
+    return told.loader, set(told.features)
+
+
+def test_bcc_compiles_what_is_carried_and_no_more_and_again_for_what_comes(place: Path) -> None:
+    need(Feature.BCC)
+    xdp = engine(place, Loader.BCC)
+    converge(xdp, ONE)
+    assert running(xdp) == (Maker.BCC, {"fullnat"})
+    assert asked(xdp, "192.0.2.1") == vip(1)
+    maps = sorted(path.stat().st_ino for path in place.iterdir() if not path.name.startswith(("balancer", "tcx")))
+    converge(xdp, ONE | DIRECT)
+    assert running(xdp) == (Maker.BCC, {"fullnat", "ipv6", "transition"})
+    assert sorted(p.stat().st_ino for p in place.iterdir() if not p.name.startswith(("balancer", "tcx"))) == maps
+    assert set(xdp.hooks().values()) == {Hook.TCX}
+    before = xdp.writes
+    converge(engine(place, Loader.BCC), ONE | DIRECT)
+    assert xdp.writes == before
+    converge(xdp, DIRECT)
+    assert running(xdp) == (Maker.BCC, {"fullnat", "ipv6", "transition"}), "what does more than is needed stays"
+
+
+def test_auto_serves_with_the_object_until_bcc_has_compiled(place: Path) -> None:
+    need(Feature.BCC)
+    passing = engine(place, Loader.AUTO)
+    converge(passing, ONE)
+    passing.tend()
+    assert running(passing)[0] is Maker.OBJECT, "who does not stay waits for nothing"
+    xdp = engine(place, Loader.AUTO, lasting=True)
+    xdp.tend()
+    assert running(xdp)[0] is Maker.OBJECT
+    until_bcc(xdp)
+    assert running(xdp) == (Maker.BCC, {"fullnat"})
+    converge(xdp, ONE | DIRECT)
+    assert running(xdp)[0] is Maker.OBJECT
+    assert asked(xdp, "192.0.2.1") == vip(1)
+    until_bcc(xdp)
+    assert running(xdp) == (Maker.BCC, {"fullnat", "ipv6", "transition"})
+    xdp.close()
+
+
+def until_bcc(xdp: Xdp) -> None:
+    end = time.monotonic() + PATIENCE
+    while running(xdp)[0] is not Maker.BCC:
+        assert time.monotonic() < end, xdp.loaded()
+        time.sleep(0.05)
+        xdp.tend()
+
+
+@pytest.fixture
+def stranger() -> Iterator[int]:
+    """A program that passes every packet, which kernlb did not load."""
+    with loaded(6) as descriptor:
+        yield descriptor
+
+
+@contextmanager
+def loaded(kind: int) -> Iterator[int]:
+    code = struct.pack("=BBhi", 0xB7, 0, 0, 2) + struct.pack("=BBhi", 0x95, 0, 0, 0)
+    library().bpf_prog_load.argtypes = None
+    descriptor = check(library().bpf_prog_load(kind, b"stranger", b"GPL", code, ctypes.c_size_t(2), None), "load")
+    yield descriptor
+    os.close(descriptor)
+
+
+def front() -> int:
+    with Rtnetlink() as netlink:
+        return next(link.index for link in netlink.links().values() if link.name == "front")
+
+
+def strangers_there() -> int:
+    with Rtnetlink() as netlink:
+        return len(netlink.links()[front()].xdp_programs)
+
+
+@pytest.mark.parametrize("by_link", [False, True])
+def test_a_foreign_xdp_program_is_in_the_way_by_name_and_displaced_by_force_alone(
+    place: Path, stranger: int, by_link: bool
+) -> None:
+    held = -1
+    if by_link:
+        held = check(library().bpf_link_create(stranger, front(), XDP, None), "link")
+    else:
+        check(library().bpf_xdp_attach(front(), stranger, SKB_MODE, None), "attach")
+    conflict = engine(place).in_the_way()
+    assert conflict is not None
+    assert "stranger (id " in conflict.message
+    assert "on front" in conflict.message
+    assert "--force" in (conflict.hint or "")
+    forced = engine(place, force=True)
+    assert forced.in_the_way() is None
+    assert strangers_there() == 1
+    converge(forced, ONE)
+    assert strangers_there() == 0
+    assert engine(place).in_the_way() is None
+    if held >= 0:
+        os.close(held)
+
+
+def test_a_foreign_xdp_program_that_comes_later_stays_where_it_is(place: Path, stranger: int) -> None:
+    xdp = engine(place)
+    converge(xdp, ONE)
+    check(library().bpf_xdp_attach(front(), stranger, SKB_MODE, None), "attach")
+    assert xdp.in_the_way() is None
+    xdp.tend()
+    converge(engine(place, force=True), ONE | DIRECT)
+    assert strangers_there() == 1
+
+
+def test_foreign_programs_at_tcx_stay_beside_ours(place: Path) -> None:
+    with loaded(3) as program:
+        held = check(library().bpf_link_create(program, front(), TCX_INGRESS, None), "link")
+        xdp = engine(place, force=True)
+        assert xdp.in_the_way() is None
+        converge(xdp, ONE)
+        converge(xdp, {})
+        told = ctypes.create_string_buffer(64)
+        size = ctypes.c_uint32(64)
+        check(library().bpf_obj_get_info_by_fd(held, told, ctypes.byref(size)), "ask")
+        assert struct.unpack_from("=I", told.raw, 16)[0] == front(), "still attached"
+        os.close(held)
