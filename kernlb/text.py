@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from enum import StrEnum
+from functools import lru_cache
 
 from kernlb.desired import Name
 from kernlb.model import (
@@ -97,6 +98,7 @@ def _thing(key: Key) -> str:
     raise TypeError(key)
 
 
+@lru_cache(maxsize=1 << 15)
 def socket_address(address: IPAddress | Family, port: int | str) -> str:
     match address:
         case Family.IPV4:

@@ -17,8 +17,8 @@ _COLOURS = {"+": "green", "~": "yellow", "-": "red"}
 
 
 def facts(document: object) -> None:
-    """One JSON document on stdout."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    """One JSON document on stdout, spread out for people: of ten thousand operations that takes ten times as long."""
+    click.echo(json.dumps(document, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
 
 
 def change(line: str) -> None:

@@ -17,6 +17,7 @@ DURATION = r"(\d+(\.\d+)?(us|ms|s|m|h|d))+"
 _PART = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d)")
 _DURATION = re.compile(DURATION)
 _ANY_PORT = frozenset({"0", "*"})
+_EVERYBODY = IPv4Address("255.255.255.255")
 MAX_MARK = 2**32 - 1
 
 
@@ -93,7 +94,7 @@ def read_address(value: object) -> IPAddress:
 def read_unicast(value: object) -> IPAddress:
     """An address that one host can have."""
     address = read_address(value)
-    if address.is_multicast or address.is_unspecified or address == IPv4Address("255.255.255.255"):
+    if address.is_multicast or address.is_unspecified or address == _EVERYBODY:
         raise Wrong(f"{shown(value)} is not the address of one host", hint="write a unicast address")
     return address
 
