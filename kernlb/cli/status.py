@@ -114,7 +114,7 @@ def _service(service: dict[str, Any]) -> "RenderableType":
 
 def _transition(transition: dict[str, Any]) -> str:
     part = transition["slots"] / transition["of"]
-    return f"in transition: {part:.1%} of the slots, {_lasting(transition['seconds'])} at least"
+    return f"in transition: {part:.1%}, ≥ {_lasting(transition['seconds'])}"
 
 
 def _weight(server: dict[str, Any]) -> str:
