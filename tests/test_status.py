@@ -56,7 +56,7 @@ def text(service: dict[str, Any]) -> str:
     daemon = {"pid": 1, "file": "f", "since": 0.0, "temporary": None, "error": None}
     console = Console(width=160)
     with console.capture() as captured:
-        console.print(*renderables({"daemon": daemon, "services": [service]}))
+        console.print(*renderables({"daemon": daemon, "program": None, "services": [service]}))
     return captured.get()
 
 
