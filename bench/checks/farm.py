@@ -1,4 +1,5 @@
-"""Ten thousand real listeners in a process of their own; `N` on its standard input makes the last N die."""
+"""Ten thousand real listeners in a process of their own; `N` on its standard input makes N of them die, evenly spread:
+whoever asks its targets in their order would otherwise meet all the dead at one moment of its round."""
 
 import socket
 import sys
@@ -17,7 +18,8 @@ def serve(count: int) -> None:
         listeners.append(sock)
     print("ready", flush=True)
     for line in sys.stdin:
-        for sock in listeners[-int(line) :]:
+        step = len(listeners) // int(line)
+        for sock in listeners[step - 1 :: step]:
             sock.close()
         print(time.monotonic(), flush=True)
 

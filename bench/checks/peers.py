@@ -6,6 +6,7 @@ import select
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,12 +19,18 @@ from bench.checks.targets import PORT, address
 
 SO_RCVBUFFORCE = 33  # linux/socket.h
 INTERVAL = 2.0
-DOWN = re.compile(r"DOWN (\S+)|Server targets/(\S+) is DOWN|TCP_CHECK on service \[?([\d.]+)\]?:\S+ failed(?! after)")
+DOWN = re.compile(
+    r"DOWN (\S+)\n|event=server service=\S+ server=(\S+) was=\w+ now=down|Server targets/(\S+) is DOWN"
+    r"|TCP_CHECK on service \[?([\d.]+)\]?:\S+ failed(?! after)"
+)
+LONGEST = 512  # characters of a line
+A_SERVICE = 100  # targets of each service of the daemon
+VIP = "192.0.2.1"
 PERMISSION = 0o600
 
 
 class Farm:
-    """The first 250 targets are the sample whose SYNs are timed; the last are those that die."""
+    """The first 250 targets are the sample whose SYNs are timed."""
 
     sample = "127.1.0.0"
 
@@ -62,6 +69,7 @@ class Watcher:
     def __init__(self, process: "subprocess.Popen[bytes]", said: int) -> None:
         self._pid = process.pid
         self._said = said
+        self._unended = ""
         self.down: dict[str, float] = {}
 
     def sleep(self, seconds: float) -> None:
@@ -80,6 +88,8 @@ class Watcher:
             data = os.read(self._said, 65536).decode("utf-8", "replace")
             if not data:
                 raise RuntimeError("the checker ended before its time")
+            data = self._unended + data
+            self._unended = data.rpartition("\n")[2][-LONGEST:]
             for found in DOWN.finditer(data):
                 self.down.setdefault(next(filter(None, found.groups())), time.monotonic())
 
@@ -118,6 +128,33 @@ def kernlb(scratch: Path) -> Peer:
         ours, theirs = os.pipe()
         command = [sys.executable, "-m", "bench.checks.subject", str(listing), str(PORT), str(INTERVAL)]
         process = subprocess.Popen(command, stdout=theirs)
+        os.close(theirs)
+        return process, ours
+
+    return Peer("kernlb's checker", INTERVAL, start)
+
+
+def daemon(scratch: Path) -> Peer:
+    """All of kernlb: the targets are real servers behind VIPs in the kernel, to which no client comes."""
+
+    def start(targets: Sequence[str]) -> tuple["subprocess.Popen[bytes]", int]:
+        lines = ["link add wan type veth peer name far", f"addr add {VIP}/24 dev wan", "link set far up"]
+        subprocess.run(["ip", "-batch", "-"], input="\n".join([*lines, "link set wan up\n"]), text=True, check=True)
+        parts = ['[engine]\ninterfaces = ["wan"]\n']
+        for first in range(0, len(targets), A_SERVICE):
+            number = first // A_SERVICE
+            listed = enumerate(targets[first : first + A_SERVICE], first)
+            servers = "\n".join(f'target{n} = "{each}:{PORT}"' for n, each in listed)
+            parts.append(
+                f'[service.s{number}]\nbind = ["{VIP}:{PORT + number}"]\nforwarding = "fullnat"\n'
+                f'check = {{ interval = "{INTERVAL:g}s" }}\n[service.s{number}.servers]\n{servers}\n'
+            )
+        file = scratch / "kernlb.toml"
+        file.write_text("".join(parts))
+        # Nothing is remembered of the round before.
+        places = ["--run-dir", str(scratch / "run"), "--state-dir", tempfile.mkdtemp(dir=scratch)]
+        ours, theirs = os.pipe()
+        process = subprocess.Popen([sys.executable, "-m", "kernlb", "run", str(file), *places], stderr=theirs)
         os.close(theirs)
         return process, ours
 
@@ -167,3 +204,23 @@ def keepalived(scratch: Path) -> Peer:
         return process, ours
 
     return Peer("keepalived", INTERVAL, start)
+
+
+def unable(scratch: Path) -> str | None:
+    """Why keepalived's checkers do not run here, in its own words; None where they do."""
+    process, said = keepalived(scratch).start([address(0)])
+    words, until = "", time.monotonic() + 5
+    try:
+        while (left := until - time.monotonic()) > 0 and process.poll() is None:
+            if select.select([said], [], [], min(left, 0.2))[0]:
+                words += os.read(said, 65536).decode("utf-8", "replace")
+        if process.poll() is None:
+            return None
+        words += os.read(said, 65536).decode("utf-8", "replace")
+    finally:
+        process.terminate()
+        process.wait()
+        os.close(said)
+    return next(
+        (line.partition(": ")[2] for line in words.splitlines() if "IPVS" in line), f"status {process.returncode}"
+    )

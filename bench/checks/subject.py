@@ -6,11 +6,15 @@ import signal
 import sys
 from collections.abc import Sequence
 from ipaddress import ip_address
+from math import ceil
 from pathlib import Path
 
 from kernlb.checker import Change, Checker, Watched
 from kernlb.checks.spec import Check
+from kernlb.engines.check_timeouts import ConntrackOfChecks
 from kernlb.health import Status
+from kernlb.model import CheckTimeouts, CheckTimeoutsKey
+from kernlb.plan import diff
 
 
 def say(changes: Sequence[Change[str]]) -> None:
@@ -24,6 +28,9 @@ async def check(targets: Sequence[str], port: int, interval: float) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
     checker: Checker[str] = Checker(say)
     same = Check(interval=interval)
+    # As the daemon does where conntrack is at work.
+    timeouts = ConntrackOfChecks()
+    timeouts.apply(diff({CheckTimeoutsKey(): CheckTimeouts(ceil(interval))}, timeouts.read()))
     checker.replace([Watched(key=each, address=ip_address(each), port=port, checks=(same,)) for each in targets])
     gc.freeze()
     await over.wait()
