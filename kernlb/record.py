@@ -1,17 +1,44 @@
-"""What of health is written into the state file, and what is made of it after a restart. Pure."""
+"""What of health and of counters is written into the state file, and what is made of it after a restart. Pure."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kernlb.health import State, dumped, loaded
+from kernlb.keytext import key_from, key_text
+from kernlb.model import Counters, Key
 from kernlb.pool import ServerName
+from kernlb.totals import Known
+
+_COUNTED = ("connections", "packets_in", "packets_out", "bytes_in", "bytes_out")
 
 
-def written(standing: Mapping[ServerName, Iterable[State]], assessment: Mapping[str, Any]) -> dict[str, Any]:
+def written(
+    standing: Mapping[ServerName, Iterable[State]], assessment: Mapping[str, Any], known: Known
+) -> dict[str, Any]:
     servers: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for (service, server), states in standing.items():
         servers.setdefault(service, {})[server] = [dumped(state) for state in states]
-    return {"servers": servers, **assessment}
+    return {"servers": servers, "carried": _counted(known.carried), "counted": _counted(known.last), **assessment}
+
+
+def known(record: Mapping[str, Any]) -> Known:
+    """What was counted; what cannot be understood is left out."""
+    return Known(_counters(record.get("carried")), _counters(record.get("counted")))
+
+
+def _counted(counters: Mapping[Key, Counters]) -> dict[str, list[int | None]]:
+    numbers = {key: [getattr(each, name) for name in _COUNTED] for key, each in counters.items()}
+    return {key_text(key): each for key, each in numbers.items() if any(each)}
+
+
+def _counters(counted: Any) -> dict[Key, Counters]:
+    found: dict[Key, Counters] = {}
+    for text, numbers in counted.items() if isinstance(counted, dict) else ():
+        try:
+            found[key_from(text)] = Counters(**dict(zip(_COUNTED, numbers, strict=True)))
+        except (ValueError, TypeError):
+            continue
+    return found
 
 
 def standing(record: Mapping[str, Any]) -> dict[ServerName, tuple[State, ...]]:

@@ -1,19 +1,28 @@
 """Counters that outlive their servers' stay in the kernel: what was counted before a removal is carried. No kernel."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from kernlb.model import Counters, Key
 
 _TOTALS = ("connections", "packets_in", "packets_out", "bytes_in", "bytes_out")
 
 
-class Totals:
-    """`observe` what the kernel counts; `of` a key what there was altogether since this object was made."""
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a restart must not lose: what the kernel knows no more, and what it counted when it was last asked."""
 
-    def __init__(self) -> None:
-        self._carried: dict[Key, Counters] = {}
-        self._last: dict[Key, Counters] = {}
+    carried: Mapping[Key, Counters]
+    last: Mapping[Key, Counters]
+
+
+class Totals:
+    """`observe` what the kernel counts; `of` a key what there was altogether since this object was made, or since the
+    one was whose `known` it is given."""
+
+    def __init__(self, known: "Known | None" = None) -> None:
+        self._carried: dict[Key, Counters] = dict(known.carried) if known else {}
+        self._last: dict[Key, Counters] = dict(known.last) if known else {}
 
     def observe(self, counted: Mapping[Key, Counters]) -> None:
         """A counter that went back to less began anew; one that is gone stays as it was."""
@@ -31,6 +40,10 @@ class Totals:
         last = self._last.get(key, Counters())
         carried = self._carried.get(key)
         return last if carried is None else replace(_sum(carried, last), **_live(last))
+
+    @property
+    def known(self) -> "Known":
+        return Known(dict(self._carried), dict(self._last))
 
     def everything(self) -> dict[Key, Counters]:
         return {key: self.of(key) for key in self._last}

@@ -1,9 +1,11 @@
 """Counters are carried across the removal of what they count."""
 
+import json
 from ipaddress import IPv4Address
 
+from kernlb import record
 from kernlb.model import Counters, Endpoint, EngineName, Protocol, ServerKey
-from kernlb.totals import Totals
+from kernlb.totals import Known, Totals
 
 KEY = ServerKey(Endpoint(EngineName.IPVS, Protocol.TCP, IPv4Address("192.0.2.1"), 80), IPv4Address("10.0.0.1"), 80)
 
@@ -47,3 +49,16 @@ def test_what_is_unknown_stays_unknown_and_what_was_never_seen_is() -> None:
     assert totals.of(KEY).packets_out is None
     totals.keep(set())
     assert totals.of(KEY) == Counters()
+
+
+def test_a_restart_loses_nothing_of_what_was_counted_before() -> None:
+    for before, after, whole in ((counted(5), counted(7), 7), (counted(5), counted(2), 7), ({}, counted(2), 2)):
+        totals = Totals()
+        totals.observe(counted(4))
+        totals.observe(counted(1))
+        totals.observe(before)
+        written = json.loads(json.dumps(record.written({}, {}, totals.known)))
+        again = Totals(record.known(written))
+        again.observe(after)
+        assert again.of(KEY).connections == 4 + whole
+    assert record.known({"carried": {"nonsense": [1], "": 7}, "counted": 3}) == Known({}, {})

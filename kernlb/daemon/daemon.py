@@ -32,6 +32,7 @@ from kernlb.pool import ServerName
 from kernlb.reconciler import Plan, Reconciler, Wanted
 from kernlb.source import Source
 from kernlb.systemd import Notifier
+from kernlb.totals import Totals
 
 STUCK = 180.0  # seconds of one piece of the writer's work after which the watchdog gets no more food
 
@@ -92,6 +93,7 @@ class Daemon:
         now = self.now()
         self.checker = Checker(self._judged, sampled=self._sampled, heartbeat=self._heartbeat, clock=self.now)
         self.checker.replace(watched(self.source.config), last=record.standing(state.health))
+        self.view.totals = Totals(record.known(state.health))
         self.assessment = Assessment(self.source.config, now=now, record=state.health)
         self._meaning = self._machine.meaning(self.source.config)
         self.overrides = operator.of_configuration(state.overrides, self.source.config)
@@ -377,7 +379,7 @@ class Daemon:
         self._note = True
 
     def _record(self) -> Record:
-        return partial(record.written, self.checker.standing(), self.assessment.record())
+        return partial(record.written, self.checker.standing(), self.assessment.record(), self.view.totals.known)
 
     def _tell(self) -> None:
         self._told.set()
