@@ -24,7 +24,7 @@ few='mkdir -p "$1/usr/share/initramfs-tools/modules.d" "$1/etc/initramfs-tools/c
 	echo MODULES=list >"$1/etc/initramfs-tools/conf.d/few"
 	printf "%s\n" virtio_pci virtio_blk ext4 crc32c_generic >"$1/usr/share/initramfs-tools/modules.d/few"'
 mmdebstrap --quiet --variant=minbase --format=tar --include="$packages" --essential-hook="$few" \
-	--aptopt='APT::Install-Recommends "false"' --dpkgopt=force-unsafe-io \
+	--aptopt='APT::Install-Recommends "false"' --dpkgopt=force-unsafe-io --skip=cleanup/apt/lists \
 	--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
 	"$suite" "$work/root.tar" "$mirror"
 
@@ -77,8 +77,7 @@ LABEL linux
   APPEND root=LABEL=root ro net.ifnames=0 biosdevname=0 console=tty0 console=ttyS0,115200 quiet mitigations=off
 BOOT
 extlinux --install "$root/boot/extlinux" >/dev/null 2>&1
-rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*_*
-touch -d @0 "$root/var/lib/apt/lists" # or Ansible's cache_valid_time takes the emptied lists for fresh
+rm -rf "$root"/var/cache/apt/archives/*.deb
 umount "$root"
 losetup -d "$loop"
 loop=
