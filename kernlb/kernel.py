@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
-from kernlb.engines import Displacing, Engine, Overhearing, Parted, Tending, Transit, Transiting
+from kernlb.engines import Displacing, Engine, Loaded, Loading, Overhearing, Parted, Tending, Transit, Transiting
 from kernlb.errors import Conflict, Unsupported
 from kernlb.model import Counters, EngineName, Key, ServerKey, ServiceKey, Table, Value, service_of
 from kernlb.parts import Parts, cut, whole
@@ -95,6 +95,11 @@ class Kernel:
             if id(engine) not in self._missing:
                 counted.update(engine.counters())
         return counted
+
+    def loaded(self) -> Loaded | None:
+        """The program that carries services, where one does."""
+        programs = (engine.loaded() for engine in self.balancers.values() if isinstance(engine, Loading))
+        return next((program for program in programs if program is not None), None)
 
     def transits(self) -> Mapping[ServiceKey, Transit]:
         """The virtual services that are in transition."""

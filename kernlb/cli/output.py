@@ -80,3 +80,9 @@ def _mistake(file: str, mistake: Mistake) -> str:
     path = click.style(mistake.path, bold=True)
     hint = f"\n    {mistake.hint}" if mistake.hint else ""
     return f"{where}: {path + ': ' if mistake.path else ''}{mistake.message}{hint}"
+
+
+def program(loaded: dict[str, Any]) -> str:
+    """The eBPF program that carries services, in a line."""
+    features = ", ".join(loaded["features"]) or "no feature that costs"
+    return f"eBPF program by {loaded['loader']} ({features}): {loaded['why']}"

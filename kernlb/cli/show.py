@@ -1,5 +1,6 @@
 """kernlb show"""
 
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -41,14 +42,17 @@ def command(session: Session, everything: bool) -> int:
         counters=reconciler.kernel.counters(),
         everything=everything,
     )
+    program = reconciler.kernel.loaded()
     if session.as_json:
         extra = {"settings": [_line(key, table) for key in _others(table)]} if everything else {}
-        output.facts({"services": documents, **extra})
+        output.facts({"services": documents, "program": asdict(program) if program else None, **extra})
         return 0
     for document in documents:
         _print(document)
     if not documents:
         click.echo("no virtual services")
+    if program is not None:
+        click.echo(output.program(asdict(program)))
     if everything:
         for key in _others(table):
             click.echo(_line(key, table))

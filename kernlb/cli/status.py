@@ -60,7 +60,11 @@ def code(status: dict[str, Any]) -> int:
 
 def renderables(status: dict[str, Any]) -> list["RenderableType"]:
     """The status as tables."""
+    from rich.markup import escape
+
     shown: list[RenderableType] = [_daemon(status["daemon"]), *map(_service, status["services"])]
+    if status["program"]:
+        shown.append(escape(output.program(status["program"])))
     return shown if status["services"] else [*shown, "no services"]
 
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from os.path import realpath
 from typing import Any
@@ -60,6 +61,7 @@ class Orders:
                 "checks": telling.checks(daemon.checker.statistics()),
                 "error": error_document(daemon.error) if daemon.error else None,
             },
+            "program": asdict(program) if (program := daemon.view.program) else None,
             "services": service_documents(
                 daemon.assessment,
                 table=daemon.view.table,

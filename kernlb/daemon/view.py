@@ -7,15 +7,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from kernlb import operator
 from kernlb.config.values import Config
 from kernlb.desired import Name
-from kernlb.engines import Transit
+from kernlb.engines import Loaded, Transit
 from kernlb.errors import KernlbError
 from kernlb.model import Counters, Key, ServerKey, ServiceKey, Table
 from kernlb.pool import ServerName
 from kernlb.reconciler import Step
 from kernlb.totals import Totals
 
-Seen = tuple[Mapping[Key, Counters], Mapping[ServiceKey, Transit]]
-"""What was counted, and the services that are in transition."""
+Seen = tuple[Mapping[Key, Counters], Mapping[ServiceKey, Transit], Loaded | None]
+"""What was counted, the services that are in transition, and the program that carries services."""
 
 FRESH = 0.9
 """Seconds for which counters are good enough."""
@@ -30,6 +30,7 @@ class View:
         self.keys: dict[ServerName, list[ServerKey]] = {}
         self.totals = Totals()
         self.transits: Mapping[ServiceKey, Transit] = {}
+        self.program: Loaded | None = None
         self._counted = float("-inf")
         self._counting = asyncio.Lock()
 
@@ -56,7 +57,7 @@ class View:
         async with self._counting:
             try:
                 async with asyncio.timeout(FRESH):
-                    counters, self.transits = await read()
+                    counters, self.transits, self.program = await read()
                     self.count(counters)
             except (TimeoutError, KernlbError):
                 pass

@@ -89,7 +89,7 @@ class Writer:
 
     async def seen(self) -> Seen:
         kernel = self.reconciler.kernel
-        return await self.do(lambda: (kernel.counters(), kernel.transits()))
+        return await self.do(lambda: (kernel.counters(), kernel.transits(), kernel.loaded()))
 
     async def silent(self) -> Collection[ServerKey]:
         return await self.do(lambda: self.reconciler.kernel.silent())

@@ -71,6 +71,22 @@ class Overhearing(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The program that an engine has in the kernel: by which loader, with which features, and why not the other way."""
+
+    loader: str
+    features: tuple[str, ...]
+    why: str
+
+
+@runtime_checkable
+class Loading(Protocol):
+    """An engine that loads a program."""
+
+    def loaded(self) -> Loaded | None: ...
+
+
 @runtime_checkable
 class Displacing(Protocol):
     """An engine that something of somebody else's may stand in the way of."""

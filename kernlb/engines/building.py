@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from kernlb.config.values import Loader
-from kernlb.engines import abi, specialise
+from kernlb.engines import Loaded, abi, specialise
 from kernlb.engines.bcc_loader import SOURCE, Compilation
 from kernlb.engines.bytecode import Code
 from kernlb.engines.libbpf import Object
@@ -18,6 +18,7 @@ from kernlb.errors import KernlbError, Unsupported
 from kernlb.resources import shipped
 
 OBJECT = "balancer.bpf.o"
+_WORDS = 3
 
 
 class Maker(StrEnum):
@@ -32,15 +33,6 @@ class Build:
     line: str
     settings: abi.Settings
     code: Code | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """Which program runs, and why not the other."""
-
-    loader: Maker
-    features: tuple[str, ...]
-    why: str
 
 
 class Builder:
@@ -81,12 +73,9 @@ class Builder:
         self._refused[build.line] = f"the kernel does not take what BCC compiled: {error.message}"
         return self._object(build.settings, programs)
 
-    def told(self, line: str) -> Told | None:
-        """What to say of the program that runs."""
-        if line.count(" ") != 2:
-            return None
-        maker, features, _ = line.split(" ")
-        return Told(Maker(maker), tuple(features.split(",")) if features != "-" else (), self._why(Maker(maker)))
+    def written(self, build: Build) -> str:
+        """The line and the reason, for whoever asks later."""
+        return f"{build.line} {self._why(Maker(build.line.split(' ')[0]))}"
 
     def _why(self, maker: Maker) -> str:
         if self._loader is not Loader.AUTO:
@@ -103,7 +92,8 @@ class Builder:
         """What BCC has compiled by now; None where the object serves, for the time being or for good."""
         if self._under_way is not None and self._under_way[0] != wanted:
             self.close()
-        if not self._lasting or wanted in self._refused:
+        if not self._lasting or wanted in self._refused or not (need.fullnat or need.transition):
+            # Without a server there is nothing to be fast for, and one may come.
             return None
         try:
             if self._under_way is None:
@@ -137,6 +127,19 @@ class Builder:
             made_of = b"".join(path.read_bytes() for path in sources(object_path().parent))
         rest = hashlib.sha256(made_of + repr((sorted(constants.items()), tuple(programs))).encode()).hexdigest()
         return f"{maker} {features} {rest}"
+
+
+def line_of(written: str) -> str:
+    return " ".join(written.split(" ")[:_WORDS])
+
+
+def loaded_by(written: str) -> Loaded | None:
+    """What to say of the program that runs; None where another version of kernlb has written it down."""
+    words = written.split(" ", _WORDS)
+    if len(words) <= _WORDS:
+        return None
+    maker, features, _, why = words
+    return Loaded(maker, tuple(features.split(",")) if features != "-" else (), why)
 
 
 def object_path() -> Path:

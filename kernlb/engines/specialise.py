@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, replace
 
 from kernlb.engines import abi
-from kernlb.engines.carried import Book
 from kernlb.engines.linking import FUNCTIONS, MAPS, Function
 from kernlb.model import Forwarding
 
@@ -22,17 +21,22 @@ _CONTEXT = re.compile(r"struct (\w+) \*")
 
 
 def needed(
-    settings: abi.Settings, book: Book, addresses: Sequence[abi.Address], *, limited: bool, moving: bool
+    settings: abi.Settings,
+    ways: Collection[Forwarding],
+    addresses: Sequence[abi.Address],
+    *,
+    limited: bool,
+    moving: bool,
 ) -> abi.Settings:
-    """The settings with the features that what is carried needs. `moving`: some slot is in transition."""
-    ways = {member.value.forwarding for _, _, member in book.members()}
+    """The settings with the features that what is carried needs: by the ways of forwarding that servers have or had,
+    and the addresses of services. `moving`: some slot is in transition."""
     return replace(
         settings,
         ipv6=any(address.version == 6 for address in addresses),
         fullnat=Forwarding.FULLNAT in ways,
         tunnel=Forwarding.TUNNEL in ways,
         # Flows of full NAT are known one by one, so that its slots need no transition.
-        transition=moving or bool(ways - {Forwarding.FULLNAT}),
+        transition=moving or bool(set(ways) - {Forwarding.FULLNAT}),
         limits=limited,
     )
 

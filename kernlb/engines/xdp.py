@@ -9,10 +9,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from kernlb.config.values import Loader
-from kernlb.engines import Transit, abi, flows, pins, specialise, strangers
+from kernlb.engines import Loaded, Transit, abi, flows, pins, specialise, strangers
 from kernlb.engines.attach import Attachments, Hook
 from kernlb.engines.books import Books
-from kernlb.engines.building import Build, Builder, Told, object_path
+from kernlb.engines.building import Build, Builder, line_of, loaded_by, object_path
 from kernlb.engines.carried import Book, Change, Wish
 from kernlb.engines.clock import TICK, TICK_SHIFT
 from kernlb.engines.dataplane import EXPLAIN, MAPS, TC, XDP, Dataplane, Sizes
@@ -61,6 +61,7 @@ class Xdp:
         self._attachments = Attachments(directory, tcx=tcx)
         self._builder = Builder(loader, lasting=lasting)
         self._force = force
+        self._ways: set[Forwarding] = set()
         self._books = Books(directory, lost=self._let_go)
         self._outlook = Outlook()
         self._tables = Slots()
@@ -179,10 +180,9 @@ class Xdp:
         """Where the program hangs, by interface."""
         return {each.interface: each.hook for each in self._attachments.read()}
 
-    def loaded(self) -> Told | None:
-        """Which program runs here, and why not the other."""
+    def loaded(self) -> Loaded | None:
         book = self._books.current()
-        return self._builder.told(book.fingerprint) if book else None
+        return loaded_by(book.fingerprint) if book else None
 
     def explain(self, packet: bytes) -> tuple[abi.Explanation, Endpoint | None, Mapping[int, ServerKey]]:
         """What the program would do with an Ethernet frame, of which service, and its servers by number."""
@@ -226,6 +226,7 @@ class Xdp:
         """Nothing of it is left in the kernel."""
         for attached in self._attachments.read():
             self._attachments.detach(attached.interface)
+        self._ways.clear()
         self.close()
         pins.remove(self._directory)
 
@@ -312,11 +313,16 @@ class Xdp:
             timeouts=_timeouts(book.wish),
         )
         moving = bool(book.fingerprint) and bool(self._tables.transits(book, self._opened()))
-        need = specialise.needed(settings, book, list(contents.filter), limited=bool(contents.limits), moving=moving)
+        # A server that is dead for the moment comes back, and finds what it needs.
+        self._ways |= {member.value.forwarding for _, _, member in book.members()}
+        limited = bool(contents.limits)
+        need = specialise.needed(settings, self._ways, list(contents.filter), limited=limited, moving=moving)
         # The verifier takes its time for each.
         programs = (TC, EXPLAIN, XDP) if native else (TC, EXPLAIN)
-        build = self._builder.choose(book.fingerprint, need, programs)
-        if book.fingerprint == build.line:
+        have = line_of(book.fingerprint)
+        build = self._builder.choose(have, need, programs)
+        if have == build.line:
+            book.fingerprint = self._builder.written(build)
             return self._opened()
         pins.prepare(self._directory)
         reuse: dict[str, Map] = {}
@@ -334,7 +340,7 @@ class Xdp:
         if self._plane is not None:
             self._plane.close()
         self._plane, self._filter = plane, None
-        book.fingerprint, book.abi = build.line, abi.ABI_VERSION
+        book.fingerprint, book.abi = self._builder.written(build), abi.ABI_VERSION
         return plane
 
     def _load(self, build: Build, programs: tuple[str, ...], reuse: Mapping[str, Map]) -> Dataplane:

@@ -48,7 +48,7 @@ def converge(xdp: Xdp, desired: Table) -> None:
 def running(xdp: Xdp) -> tuple[Maker, set[str]]:
     told = xdp.loaded()
     assert told is not None
-    return told.loader, set(told.features)
+    return Maker(told.loader), set(told.features)
 
 
 def test_bcc_compiles_what_is_carried_and_no_more_and_again_for_what_comes(place: Path) -> None:
@@ -75,6 +75,7 @@ def test_auto_serves_with_the_object_until_bcc_has_compiled(place: Path) -> None
     converge(passing, ONE)
     passing.tend()
     assert running(passing)[0] is Maker.OBJECT, "who does not stay waits for nothing"
+    assert "not BCC" in why(engine(place))
     xdp = engine(place, Loader.AUTO, lasting=True)
     xdp.tend()
     assert running(xdp)[0] is Maker.OBJECT
@@ -86,6 +87,12 @@ def test_auto_serves_with_the_object_until_bcc_has_compiled(place: Path) -> None
     until_bcc(xdp)
     assert running(xdp) == (Maker.BCC, {"fullnat", "ipv6", "transition"})
     xdp.close()
+
+
+def why(xdp: Xdp) -> str:
+    told = xdp.loaded()
+    assert told is not None
+    return told.why
 
 
 def until_bcc(xdp: Xdp) -> None:
