@@ -90,6 +90,18 @@ def test_what_synchronisation_does_not_carry_is_said() -> None:
         assert not list(advice(load(text.removeprefix(sync), "t"), text))
 
 
+def test_a_hash_that_refuses_the_clients_of_a_draining_server_is_advised_against() -> None:
+    for lines, said in (
+        ('scheduler = "sh"', ["service.s.scheduler"]),
+        ('scheduler = "sh"\nflags = ["fallback"]', []),
+        ('scheduler = "sh"\nengine = "xdp"\nforwarding = "fullnat"', []),
+        ('scheduler = "dh"', ["service.s.scheduler"]),
+        ('scheduler = "mh"', []),
+    ):
+        text = f'[service.s]\nbind = "203.0.113.1:80"\n{lines}\n[service.s.servers]\na = "10.0.0.1:80"\n'
+        assert [a.path for a in advice(load(text, "t"), text)] == said
+
+
 def test_nothing_but_a_bind_and_a_server_is_needed() -> None:
     assert service('bind = "*:80"') == Service(
         name="s",

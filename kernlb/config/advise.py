@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from kernlb.checks.spec import PingProbe, TcpProbe
 from kernlb.config.findings import Finding
 from kernlb.config.laws import families
-from kernlb.config.values import Config, Policy, Service
-from kernlb.model import Family, Forwarding, family_of
+from kernlb.config.values import Config, EngineChoice, Policy, Service
+from kernlb.model import Family, Forwarding, Scheduler, SchedulerFlag, family_of
 
 _SAID = {Family.IPV4: "IPv4", Family.IPV6: "IPv6"}
 
@@ -35,6 +35,14 @@ def _about(service: Service) -> Iterator[Finding]:
         # A connection of one packet is gone before its answer comes back to be translated.
         wrong = "answers keep the real server's address, because IPVS remembers nothing of a single packet"
         yield Finding((*path, "one_packet"), wrong, 'use forwarding = "direct", or leave one_packet out')
+    unforgiving = service.scheduler is Scheduler.DH or (
+        service.scheduler is Scheduler.SH and SchedulerFlag.FALLBACK not in service.flags
+    )
+    if unforgiving and service.engine is not EngineChoice.XDP:
+        # ip_vs_sh_schedule() and ip_vs_dh_schedule() find nobody where the hash leads to a server of weight 0.
+        wrong = f"while a server drains, {service.scheduler} of IPVS refuses the clients whose hash leads to it"
+        way_out = 'flags = ["fallback"]' if service.scheduler is Scheduler.SH else 'scheduler = "mh"'
+        yield Finding((*path, "scheduler"), wrong, f"write {way_out}")
     if isinstance(service.scheduler, Policy) and any(
         server.check and isinstance(server.check.probe, TcpProbe | PingProbe) for server in service.servers
     ):
