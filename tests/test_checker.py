@@ -2,9 +2,6 @@
 
 import asyncio
 import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
@@ -13,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kernlb.checker import Change, Checker, Watched, spread_evenly
-from kernlb.checks.spec import AgentProbe, Check, CommandProbe, GrpcProbe, HttpProbe, Match, Start, TlsOptions, TlsProbe
+from kernlb.checks.spec import AgentProbe, Check, CommandProbe, HttpProbe, Start
 from kernlb.health import State, Status
 from tests.checks.servers import serving
 
@@ -340,87 +337,3 @@ def test_replacing_for_ever_leaks_no_task_no_descriptor_and_no_entry():
     before = sum(1 for _ in Path("/proc/self/fd").iterdir())
     asyncio.run(run())
     assert sum(1 for _ in Path("/proc/self/fd").iterdir()) <= before + 1
-
-
-HOSTILE = """
-import socket, sys, threading
-KINDS = {
-    "headers": (b"HTTP/1.1 200 OK\\r\\n", b"X-Endless: yes\\r\\n" * 500),
-    "interim": (b"", b"HTTP/1.1 100 Continue\\r\\n\\r\\n" * 300),
-    "body": (b"HTTP/1.1 200 OK\\r\\nContent-Length: 1000000000\\r\\n\\r\\n", b"a" * 65536),
-    "chunks": (b"HTTP/1.1 200 OK\\r\\nTransfer-Encoding: chunked\\r\\n\\r\\n", b"1\\r\\na\\r\\n" * 1000),
-    "tls": (b"", b"\\x16\\x03\\x01\\x40\\x00" + b"\\x02" * 16384),
-    "agent": (b"", b"u" * 65536),
-    "grpc": (b"\\0\\0\\0\\x04\\0\\0\\0\\0\\0", b"\\0\\0\\0\\x04\\0\\0\\0\\0\\0" * 1000),
-}
-def serve(sock, start, more):
-    while True:
-        peer, _ = sock.accept()
-        def flood(peer=peer):
-            try:
-                peer.sendall(start)
-                for _ in range(200):
-                    peer.sendall(more)
-            except OSError:
-                pass
-            peer.close()
-        threading.Thread(target=flood, daemon=True).start()
-for start, more in KINDS.values():
-    sock = socket.socket()
-    sock.bind(("127.0.0.1", 0))
-    sock.listen(64)
-    print(sock.getsockname()[1], flush=True)
-    threading.Thread(target=serve, args=(sock, start, more), daemon=True).start()
-sys.stdin.read()
-"""
-
-STUBBORN = "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); os.fork(); time.sleep(60)"
-
-
-def test_hostile_servers_are_down_and_delay_no_other_check_by_100_milliseconds():
-    longest = 0.0
-
-    async def watch() -> None:
-        """What the loop's turns cost in processor time, whatever else this machine is doing."""
-        nonlocal longest
-        while True:
-            before = time.thread_time()
-            await asyncio.sleep(0.001)
-            longest = max(longest, time.thread_time() - before)
-
-    async def run(ports: list[int]) -> None:
-        slow = {"interval": 0.5, "timeout": 0.5}
-        headers, interim, body, chunks, tls, agent, grpc = ports
-        exploding = HttpProbe(match=Match(pattern="^(a|a)*b$"))
-        needle = HttpProbe(match=Match(text=b"needle"))
-        options = TlsOptions(verify=False)
-        hostile = [
-            watched("headers", headers, Check(probe=HttpProbe(), **slow)),
-            watched("interim", interim, Check(probe=HttpProbe(), **slow)),
-            watched("body", body, Check(probe=needle, **slow)),
-            watched("expression", body, Check(probe=exploding, **slow)),
-            watched("chunks", chunks, Check(probe=needle, **slow)),
-            watched("tls", tls, Check(probe=TlsProbe(tls=options), **slow)),
-            watched("grpc", grpc, Check(probe=GrpcProbe(), **slow)),
-            watched("command", 1, Check(probe=CommandProbe(argv=(sys.executable, "-S", "-c", STUBBORN)), **slow)),
-        ]
-        silent = watched("agent", agent, Check(probe=AgentProbe(), **slow))
-        with listener() as server:
-            good = watched("good", server.getsockname()[1], Check(interval=0.02))
-            async with checking(*hostile, silent, good) as (checker, _):
-                watching = asyncio.create_task(watch())
-                names = {each.key for each in hostile}
-                await until(lambda: all(checker.states()[name].status is Status.DOWN for name in names), 30)
-                started = checker.statistics().started
-                await until(lambda: checker.statistics().started > started + 100, 30)
-                states = checker.states()
-                watching.cancel()
-                assert states["good"].status is Status.UP
-                assert states["agent"].status is Status.UNKNOWN
-                assert longest < 0.1
-
-    server = subprocess.Popen([sys.executable, "-c", HOSTILE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        asyncio.run(run([int(server.stdout.readline()) for _ in range(7)]))
-    finally:
-        server.communicate()
