@@ -37,7 +37,7 @@ BOX = "kernlb/bookworm"
 PROGRESS = re.compile(r"[^\n]*\r|\x1b\[[0-9;]*[A-Za-z]")
 RECAP = re.compile(r"^(\S+) +: ok=(\d+) +changed=(\d+)", re.MULTILINE)
 LAST_WORDS = 3000
-UP, CONVERGE, SMOKE = 1800, 1800, 900
+UP, CONVERGE, SMOKE = 2700, 3600, 1800
 KVM_DEADLINE = 20
 
 

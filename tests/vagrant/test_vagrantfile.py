@@ -9,7 +9,8 @@ import pytest
 
 from tests.vagrant.__main__ import VAGRANT
 
-ANSIBLE = Path(sys.executable).with_name("ansible-playbook")
+BIN = Path(sys.executable).parent
+PLAYS = ("site.yml", "smoke.yml")
 INVENTORY = "[directors]\nlb1\nlb2\n[real_servers]\nrs1\n[clients]\nclient\n"
 
 
@@ -39,15 +40,28 @@ def test_a_machine_that_is_none_of_the_lab_is_named(tmp_path: Path) -> None:
     assert "no machine is called lb9" in done.stderr
 
 
-@pytest.mark.parametrize("playbook", ["site.yml", "smoke.yml"])
-def test_ansible_finds_the_roles_and_reads_the_playbook(playbook: str, tmp_path: Path) -> None:
-    (tmp_path / "inventory").write_text(INVENTORY)
-    done = subprocess.run(
-        [ANSIBLE, "--inventory", tmp_path / "inventory", "--syntax-check", playbook],
+def read(directory: Path, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """What a program of Ansible's says of the plays; it may write to the directory only."""
+    return subprocess.run(
+        [BIN / program, *arguments],
         cwd=VAGRANT,
-        env=os.environ | {"ANSIBLE_HOME": str(tmp_path / "ansible")},
+        env=os.environ
+        | {"ANSIBLE_HOME": str(directory), "HOME": str(directory), "PATH": f"{BIN}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         timeout=100,
     )
-    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.ansible
+def test_ansible_finds_the_roles_and_reads_the_plays(tmp_path: Path) -> None:
+    (tmp_path / "inventory").write_text(INVENTORY)
+    for play in PLAYS:
+        done = read(tmp_path, "ansible-playbook", "--inventory", str(tmp_path / "inventory"), "--syntax-check", play)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.ansible
+def test_ansible_lint_finds_nothing_under_its_strictest_profile(tmp_path: Path) -> None:
+    done = read(tmp_path, "ansible-lint", "--offline", "--strict", "--profile", "production", *PLAYS)
+    assert done.returncode == 0, done.stdout + done.stderr
