@@ -133,31 +133,38 @@ def _server(book: Book, key: ServerKey, value: RealServer, seen: Surroundings, *
         hop = replace(hop, method=HopMethod.UNRESOLVED)
     elif native and hop.method is not HopMethod.PEER:
         hop = replace(hop, method=HopMethod.ADDRESSES)
-    server = abi.Server(
+    first, count = 0, 0
+    if value.forwarding is Forwarding.FULLNAT:
+        wished = tuple(a for a in book.wish.sources if a.version == key.address.version)
+        group = wished or ((way.source,) if way.source else ())
+        if group:
+            first, count = book.source_range(group)
+        else:
+            hop = abi.Hop()
+    return abi.Server(
         address=key.address,
         forward=_forward(value),
         hop=hop,
         port=key.port,
+        flags=_flags(value),
         tunnel_port=(value.tunnel.port or GUE_PORT) if value.tunnel and value.tunnel.kind is TunnelKind.GUE else 0,
         source=way.source or abi.NO_ADDRESS,
         next=way.next,
+        first_source=first,
+        source_count=count,
+        connections=value.upper_threshold if count else 0,
+        # At 0 it would never begin again.
+        resume=max(1, value.lower_threshold) if count else 0,
     )
-    server = flags_of(server, value)
-    if value.forwarding is not Forwarding.FULLNAT:
-        return server
-    wished = tuple(a for a in book.wish.sources if a.version == key.address.version)
-    group = wished or ((way.source,) if way.source else ())
-    if not group:
-        return replace(server, hop=abi.Hop())
-    first, count = book.source_range(group)
-    # At 0 it would never begin again.
-    resume = max(1, value.lower_threshold)
-    return replace(server, first_source=first, source_count=count, connections=value.upper_threshold, resume=resume)
 
 
 def flags_of(server: abi.Server, value: RealServer) -> abi.Server:
     """The server with what its weight says to the program."""
-    return replace(server, flags=ServerFlag(0) if value.weight else ServerFlag.QUIESCED)
+    return replace(server, flags=_flags(value))
+
+
+def _flags(value: RealServer) -> ServerFlag:
+    return ServerFlag(0) if value.weight else ServerFlag.QUIESCED
 
 
 def _forward(value: RealServer) -> Forward:
