@@ -1,8 +1,9 @@
-"""The daemon with real traffic through a kernel with IPVS: servers die, the daemon is killed, others meddle.
+"""The daemon with real traffic through the kernel: servers die, the daemon is killed, others meddle.
 
 A guest is slow: CI kills the daemon three times and reloads it a dozen. KERNLB_KILLS=10 KERNLB_RELOADS=50 do the whole.
 """
 
+import asyncio
 import os
 import re
 import signal
@@ -11,20 +12,27 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
 from kernlb.control_client import ControlClient
-from kernlb.demo.http import Tally, keep_busy, serve
+from kernlb.demo.http import Tally, keep_busy, read_answer, serve
 from kernlb.demo.namespaces import DIRECTOR_FRONT, SERVERS, Answer
 from tests.system.director import Director, answer_nobody, director, until
 
-pytestmark = [pytest.mark.ipvs, pytest.mark.root, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1200)]
+ENGINES = [
+    pytest.param("ipvs", marks=pytest.mark.ipvs),
+    pytest.param("xdp", marks=[pytest.mark.bpf, pytest.mark.netns]),
+]
 
 KILLS = int(os.environ.get("KERNLB_KILLS", "3"))
 RELOADS = int(os.environ.get("KERNLB_RELOADS", "12"))
+WRONG = "[service.web]\nbnd = 1\n"
 CHECK = 'check = { type = "tcp", interval = "2s", timeout = "1s", rise = 1, fall = 3 }\n'
 
 
@@ -41,9 +49,18 @@ def gateway(network: Director) -> Iterator[Director]:
     answer_nobody(network.lab)
 
 
-def service(*names: str, more: str = "", check: str = CHECK, bind: str = f"{DIRECTOR_FRONT}:80") -> str:
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    chosen: str = request.param
+    return chosen
+
+
+def service(
+    *names: str, engine: str = "ipvs", more: str = "", check: str = CHECK, bind: str = f"{DIRECTOR_FRONT}:80"
+) -> str:
     listed = "".join(f'{name} = "{SERVERS[name]}:80"\n' for name in names)
-    return f'[service.web]\nbind = ["{bind}"]\nforwarding = "fullnat"\n{check}{more}[service.web.servers]\n{listed}'
+    head = f'[service.web]\nengine = "{engine}"\nbind = ["{bind}"]\nforwarding = "fullnat"\n'
+    return f"{head}{check}{more}[service.web.servers]\n{listed}"
 
 
 @dataclass(slots=True)
@@ -97,8 +114,12 @@ def status(gateway: Director) -> dict[str, str]:
     return {server["name"]: server["status"] for server in web["servers"]}
 
 
-def kernel(gateway: Director) -> str:
-    return told(gateway, "ipvsadm", "-Sn")
+def kernel(gateway: Director, engine: str = "ipvs") -> str:
+    """The virtual services with the weights of their servers: of IPVS, as another program reads them."""
+    if engine == "ipvs":
+        return told(gateway, "ipvsadm", "-Sn")
+    (web,) = gateway.ask("show")["services"]
+    return "\n".join(f"{server['address']} -w {server['weight']}" for server in web["servers"])
 
 
 def told(gateway: Director, *command: str) -> str:
@@ -128,6 +149,40 @@ def load(gateway: Director, *, parallel: int = 4, lifetime: float = 0.0) -> Iter
         found.append(answer.value(timeout=60))
 
 
+@contextmanager
+def kept(gateway: Director, *, count: int = 8) -> Iterator[list[list[set[str]]]]:
+    """Connections that stay open and ask now and then: afterwards, who answered on each."""
+    here, there = Pipe()
+    answer = gateway.lab.ask("client", stay, there, DIRECTOR_FRONT, count)
+    assert here.recv() == "open"
+    found: list[list[set[str]]] = []
+    try:
+        yield found
+    finally:
+        here.send("enough")
+        found.append(answer.value(timeout=60))
+
+
+def stay(result: Connection, talk: Connection, address: str, count: int) -> None:
+    asyncio.run(_stay(result, talk, address, count))
+
+
+async def _stay(result: Connection, talk: Connection, address: str, count: int) -> None:
+    opened = [await asyncio.open_connection(address, 80) for _ in range(count)]
+    servers: list[set[str]] = [set() for _ in opened]
+    talk.send("open")
+    while not talk.poll():
+        for (reader, writer), seen in zip(opened, servers, strict=True):
+            try:
+                writer.write(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+                seen.add((await asyncio.wait_for(read_answer(reader), 20))[0])
+            except (OSError, EOFError) as error:
+                seen.add(repr(error))
+        await asyncio.sleep(0.1)
+    result.send(servers)
+
+
+@pytest.mark.ipvs
 def test_a_killed_server_is_out_long_before_fall_times_interval_and_comes_back(gateway: Director) -> None:
     # A fourth server of the test's own, so that it may die.
     victim = gateway.lab.start("server3", serve, "server3", SERVERS["server3"], 8080)
@@ -146,26 +201,29 @@ def test_a_killed_server_is_out_long_before_fall_times_interval_and_comes_back(g
         until(lambda: f"{SERVERS['server3']}:8080" in kernel(gateway))
 
 
-def test_killing_the_daemon_again_and_again_fails_no_request_and_it_adopts_what_it_finds(gateway: Director) -> None:
-    text = service("server1", "server2")
+def test_killing_the_daemon_again_and_again_fails_no_request_and_it_adopts_what_it_finds(
+    gateway: Director, engine: str
+) -> None:
+    text = service("server1", "server2", engine=engine)
     daemon = start(gateway, text)
     with load(gateway) as tallies:
         until(lambda: set(status(gateway).values()) == {"up"})
         gateway.call("weight", "web", "server2", "3")
-        before = kernel(gateway)
+        before = kernel(gateway, engine)
         for _ in range(KILLS):
             daemon.end(signal.SIGKILL)
-            assert kernel(gateway) == before
+            assert kernel(gateway, engine) == before
             daemon = start(gateway, text)
-            assert kernel(gateway) == before
+            assert kernel(gateway, engine) == before
             assert client(gateway).status()["daemon"]["writes"] == 0
             assert set(status(gateway).values()) == {"up"}
         daemon.end()
-        assert kernel(gateway) == before
+        assert kernel(gateway, engine) == before
     assert not tallies[0].failed
     assert tallies[0].answered > 50
 
 
+@pytest.mark.ipvs
 def test_what_others_flush_is_back_within_seconds(gateway: Director) -> None:
     conntrack = ["sysctl", "-n", "net.ipv4.vs.conntrack"]
     with running(gateway, service("server1", "server2", bind="*:80")) as daemon:
@@ -186,34 +244,43 @@ def test_what_others_flush_is_back_within_seconds(gateway: Director) -> None:
         assert daemon.log.count("event=drift-repaired") >= 3
 
 
-def test_a_drain_under_load_fails_no_request_and_ends(gateway: Director) -> None:
-    with running(gateway, service("server1", "server2")), load(gateway, lifetime=1.0) as tallies:
+def test_a_drain_under_load_fails_no_request_and_ends(gateway: Director, engine: str) -> None:
+    with running(gateway, service("server1", "server2", engine=engine)), load(gateway, lifetime=1.0) as tallies:
         until(lambda: set(status(gateway).values()) == {"up"})
         said = gateway.call("drain", "web", "server2", "--deadline", "30s", "--json").document
         assert said["through"] == "daemon"
         assert said["drained"]
-        assert SERVERS["server2"] not in kernel(gateway)
+        assert SERVERS["server2"] not in kernel(gateway, engine)
         gateway.call("resume", "web", "server2")
-        assert SERVERS["server2"] in kernel(gateway)
+        assert SERVERS["server2"] in kernel(gateway, engine)
     assert not tallies[0].failed
 
 
-def test_reloads_under_load_some_of_them_invalid_fail_no_request(gateway: Director) -> None:
+def test_reloads_under_load_some_of_them_invalid_fail_no_request_and_move_no_connection(
+    gateway: Director, engine: str
+) -> None:
+    both = ("server1", "server2")
     files = [
-        service("server1", "server2"),
-        "[service.web]\nbnd = 1\n",
-        service("server1", "server2", "server3"),
-        # Not another scheduler: while the kernel swaps it (ip_vs_edit_service), it refuses new connections for
-        # a grace period of RCU.
-        service("server1", "server2", more="max_connections = 4000\n"),
+        service(*both, engine=engine),
+        WRONG,
+        service(*both, "server3", engine=engine),
+        service(*both, engine=engine, more='scheduler = "wlc"\n'),
+        service(*both, engine=engine, more="quorum = 2\n" if engine == "xdp" else "max_connections = 4000\n"),
     ]
-    with running(gateway, files[0], "--deadline", "5s"), load(gateway, lifetime=0.5) as tallies:
-        for number in range(RELOADS):
-            gateway.file(files[number % 4])
-            gateway.call("reload", allowed=(1 if number % 4 == 1 else 0,))
+    with (
+        running(gateway, files[0], "--deadline", "5s"),
+        load(gateway, parallel=8, lifetime=0.5) as tallies,
+        kept(gateway) as connections,
+    ):
+        for _, text in zip(range(RELOADS), cycle(files), strict=False):
+            gateway.file(text)
+            gateway.call("reload", allowed=(1 if text is WRONG else 0,))
+    print(f"{RELOADS} reloads: {tallies[0].answered} requests answered, {len(connections[0])} connections kept")
     assert not tallies[0].failed
+    assert all(servers < set(both) and len(servers) == 1 for servers in connections[0]), connections
 
 
+@pytest.mark.ipvs
 def test_orders_without_a_daemon_go_to_the_kernel_and_say_so(gateway: Director) -> None:
     gateway.apply(service("server1", "server2"))
     said = gateway.call("weight", "web", "server1", "7", "--json").document
@@ -227,15 +294,21 @@ def test_orders_without_a_daemon_go_to_the_kernel_and_say_so(gateway: Director) 
     assert "server2" in close.err
 
 
-def test_apply_hands_the_file_to_the_daemon(gateway: Director) -> None:
-    with running(gateway, service("server1"), "--deadline", "1s"):
+def test_apply_hands_the_file_to_the_daemon(gateway: Director, engine: str) -> None:
+    def there(name: str) -> bool:
+        return SERVERS[name] in kernel(gateway, engine)
+
+    with running(gateway, service("server1", engine=engine), "--deadline", "1s"):
         gateway.call("status", "--json")
-        gateway.apply(service("server1", "server2"))
-        assert SERVERS["server2"] in kernel(gateway)
-        other = gateway.file(service("server3"), "other.toml")
+        gateway.apply(service("server1", "server2", engine=engine))
+        assert there("server2")
+        assert gateway.apply(service("server1", "server3", engine=engine), "--confirm", "1s", code=1).err
+        until(lambda: there("server2") and not there("server3"))
+        other = gateway.file(service("server3", engine=engine), "other.toml")
         assert "the daemon runs" in gateway.call("apply", other, allowed=(1,)).err
         gateway.call("apply", other, "--temporary")
-        assert SERVERS["server3"] in kernel(gateway)
+        assert there("server3")
+        gateway.file(service("server1", "server2", engine=engine))
         gateway.call("reload")
-        until(lambda: SERVERS["server3"] not in kernel(gateway))
+        until(lambda: not there("server3"))
     assert Path(gateway.directory / "state").exists()
