@@ -56,8 +56,7 @@ class Run:
         file = BUILD / f"{log}.log"
         with file.open("wb") as output:
             process = subprocess.Popen(
-                self.lab.inside(*command),
-                cwd=VAGRANT,
+                self.lab.inside(*command, directory=VAGRANT),
                 env=os.environ | self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

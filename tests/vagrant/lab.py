@@ -33,9 +33,10 @@ class Lab:
 
     process: int
 
-    def inside(self, *command: str) -> Sequence[str]:
-        """The command that runs a command there, in the working directory that it is started in."""
-        return ["nsenter", "--target", str(self.process), "--mount", "--net", "--pid", "--wd=.", *command]
+    def inside(self, *command: str, directory: Path = Path("/")) -> Sequence[str]:
+        """The command that runs a command there, in this working directory."""
+        enter = ["nsenter", "--target", str(self.process), "--mount", "--net", "--pid", f"--wdns={directory}"]
+        return [*enter, *command]
 
 
 @contextmanager
