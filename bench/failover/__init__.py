@@ -46,7 +46,7 @@ def run(rounds: int, progress: Progress) -> Report:
     return measured("failover", PEERS, rounds, progress)
 
 
-def measured(title: str, peers: Sequence[Peer], rounds: int, progress: Progress) -> Report:
+def measured(benchmark: str, peers: Sequence[Peer], rounds: int, progress: Progress) -> Report:
     """Each peer and each way to die once a round."""
     figures: Figures = {}
     early = 0.0
@@ -72,7 +72,7 @@ def measured(title: str, peers: Sequence[Peer], rounds: int, progress: Progress)
         for (mode, title), found in figures.items()
     )
     overload = Count("requests that failed or came late before anything died", int(early), 0)
-    return Report(title, comparisons, (overload, *_worse(figures)), machine())
+    return Report(benchmark, comparisons, (overload, *_worse(figures)), machine())
 
 
 def _one_death(stage: Stage, peer: Peer, mode: str, rate: float) -> tuple[list[Sample], float]:
