@@ -17,6 +17,7 @@ from subprocess import run
 
 import pytest
 
+from kernlb.config.values import Loader
 from kernlb.demo.namespaces import SERVERS, Lab, lab
 from kernlb.engines.carried import Wish
 from kernlb.engines.dataplane import Sizes
@@ -38,6 +39,7 @@ from kernlb.model import (
 )
 from kernlb.places import Places
 from kernlb.plan import diff
+from tests.features import Feature, need
 
 pytestmark = [pytest.mark.bpf, pytest.mark.netns]
 VIP = {4: "198.51.100.80", 6: "2001:db8::80"}
@@ -84,13 +86,13 @@ class Director:
     def __init__(self, network: Lab) -> None:
         self._lab = network
 
-    def hold(self, table: Table, wish: Wish | None = None) -> None:
+    def hold(self, table: Table, wish: Wish | None = None, loader: Loader = Loader.OBJECT) -> None:
         place = self._lab.namespace("director")
-        assert self._lab.ask("director", hold, place, table, wish or Wish()).value(timeout=60)
+        assert self._lab.ask("director", hold, place, table, wish or Wish(), loader).value(timeout=60)
 
 
-def hold(result: Connection, namespace: str, table: Table, wish: Wish) -> None:
-    engine = Xdp(Places(namespace=namespace).pins, wish=wish, sizes=SMALL, slots=1009)
+def hold(result: Connection, namespace: str, table: Table, wish: Wish, loader: Loader) -> None:
+    engine = Xdp(Places(namespace=namespace).pins, wish=wish, sizes=SMALL, slots=1009, loader=loader)
     engine.apply(diff(table, engine.read()))
     engine.tend()
     result.send(engine.read() == table)
@@ -226,6 +228,17 @@ def test_tcp_reaches_both_servers_and_answers_come_back(
     assert {text.split()[1].removeprefix("::ffff:") for text in seen} == {peer[family]}
 
 
+@pytest.mark.parametrize(
+    ("forwarding", "family"), [(Forwarding.FULLNAT, 6), (Forwarding.DIRECT, 4), (Forwarding.TUNNEL, 6)]
+)
+def test_what_bcc_compiles_carries_the_same_traffic(
+    network: Lab, director: Director, forwarding: Forwarding, family: int
+) -> None:
+    need(Feature.BCC)
+    director.hold(table(family, forwarding, {"server1": 1, "server2": 1}), loader=Loader.BCC)
+    both(network.ask("client", ask_tcp, family, 40, 3000).value(timeout=60), 40)
+
+
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("forwarding", [Forwarding.FULLNAT, Forwarding.DIRECT])
 def test_udp_reaches_both_servers_and_answers_come_back(
@@ -270,8 +283,11 @@ def test_changes_under_load_break_no_connection(network: Lab, director: Director
     assert all(answers == first for answers in later)
 
 
-def test_another_program_takes_the_flows_over(network: Lab, director: Director) -> None:
-    """Other constants make another program: connections of full NAT go on through it."""
+@pytest.mark.parametrize("loader", [Loader.OBJECT, Loader.BCC])
+def test_another_program_takes_the_flows_over(network: Lab, director: Director, loader: Loader) -> None:
+    """Other constants and another loader make another program: connections of full NAT go on through it."""
+    if loader is Loader.BCC:
+        need(Feature.BCC)
     held = table(4, Forwarding.FULLNAT, {"server1": 1, "server2": 1})
     director.hold(held)
     here, there = multiprocessing.Pipe()
@@ -280,7 +296,7 @@ def test_another_program_takes_the_flows_over(network: Lab, director: Director) 
     assert here.recv() == "open"
     pins = Places(namespace=network.namespace("director")).pins
     before = Program.pinned("balancer_tc", pins / "balancer_tc").id
-    director.hold(held, Wish(tcp=700.0))
+    director.hold(held, Wish(tcp=700.0), loader)
     assert Program.pinned("balancer_tc", pins / "balancer_tc").id != before
     here.send("again")
     assert here.poll(PATIENCE)
