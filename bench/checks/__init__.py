@@ -17,7 +17,7 @@ from kernlb.places import Places
 from tests.system.network import inside, namespaces
 
 TARGETS = 10_000
-WARM_UP = 20.0
+WARM_UP = 10.0
 MEASURED = 12.0
 NOTICING = 20.0
 

@@ -16,6 +16,8 @@ from typing import Self
 
 from bench.checks import usage
 from bench.checks.targets import PORT, address
+from kernlb.control_client import ControlClient
+from kernlb.places import current_namespace
 
 SO_RCVBUFFORCE = 33  # linux/socket.h
 INTERVAL = 2.0
@@ -105,12 +107,17 @@ class Peer:
     name: str
     interval: float
     start: Callable[[Sequence[str]], tuple["subprocess.Popen[bytes]", int]]
+    ready: Callable[[], bool] = lambda: True
 
     @contextmanager
     def running(self, targets: Sequence[str]) -> Iterator[Watcher]:
+        """From when it is ready."""
         process, said = self.start(targets)
         try:
-            yield Watcher(process, said)
+            watcher = Watcher(process, said)
+            while not self.ready():
+                watcher.sleep(0.5)
+            yield watcher
         finally:
             process.terminate()
             try:
@@ -134,8 +141,9 @@ def kernlb(scratch: Path) -> Peer:
     return Peer("kernlb's checker", INTERVAL, start)
 
 
-def daemon(scratch: Path) -> Peer:
-    """All of kernlb: the targets are real servers behind VIPs in the kernel, to which no client comes."""
+def daemon(scratch: Path, *, more: str = "") -> Peer:
+    """All of kernlb: the targets are real servers behind VIPs in the kernel, to which no client comes. `more` services
+    may be configured beside them."""
 
     def start(targets: Sequence[str]) -> tuple["subprocess.Popen[bytes]", int]:
         lines = ["link add wan type veth peer name far", f"addr add {VIP}/24 dev wan", "link set far up"]
@@ -150,7 +158,7 @@ def daemon(scratch: Path) -> Peer:
                 f'check = {{ interval = "{INTERVAL:g}s" }}\n[service.s{number}.servers]\n{servers}\n'
             )
         file = scratch / "kernlb.toml"
-        file.write_text("".join(parts))
+        file.write_text("".join(parts) + more)
         # Nothing is remembered of the round before.
         places = ["--run-dir", str(scratch / "run"), "--state-dir", tempfile.mkdtemp(dir=scratch)]
         ours, theirs = os.pipe()
@@ -158,7 +166,10 @@ def daemon(scratch: Path) -> Peer:
         os.close(theirs)
         return process, ours
 
-    return Peer("kernlb", INTERVAL, start)
+    def ready() -> bool:
+        return ControlClient(scratch / "run" / current_namespace() / "control.sock").serves()
+
+    return Peer("kernlb", INTERVAL, start, ready)
 
 
 def haproxy(scratch: Path) -> Peer:

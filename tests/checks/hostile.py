@@ -54,7 +54,7 @@ def _flood(peer: socket.socket, start: bytes, more: bytes) -> None:
 
 def main() -> None:
     for start, more in KINDS.values():
-        listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        listener = socket.create_server(("", 0), backlog=256)
         print(listener.getsockname()[1], flush=True)
         threading.Thread(target=serve, args=(listener, start, more), daemon=True).start()
     sys.stdin.read()
