@@ -13,12 +13,14 @@ from kernlb.errors import ConfigError, KernlbError, Mistake, Refused
 if TYPE_CHECKING:
     from rich.console import Console
 
+_LONG = 1 << 18
 _COLOURS = {"+": "green", "~": "yellow", "-": "red"}
 
 
 def facts(document: object) -> None:
-    """One JSON document on stdout, spread out for people: of ten thousand operations that takes ten times as long."""
-    click.echo(json.dumps(document, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
+    """One JSON document on stdout, spread out as long as people may read it: that takes ten times as long."""
+    text = json.dumps(document, ensure_ascii=False)
+    click.echo(text if len(text) > _LONG else json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def change(line: str) -> None:
