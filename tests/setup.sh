@@ -1,5 +1,5 @@
 #!/bin/bash
-# Brings what a make target needs, and says so: Debian packages and Python's, the guest kernel, links to kernel headers.
+# Brings what a make target needs, and says so: Debian packages and Python's, the guest kernel.
 # Usage: tests/setup.sh check|demo [ipvs]|test|bench|deb|vagrant. What is there is left alone; without root, what is missing is named.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -72,28 +72,6 @@ install_python() { # EXTRA of pyproject.toml, or nothing
 	touch "$stamp"
 }
 
-# BCC compiles against the headers of the running kernel; where Debian has none of that name, the newest will do.
-link_headers() {
-	local modules newest
-	modules=/lib/modules/$(uname -r)
-	[ ! -e "$modules/build" ] || return 0
-	if [ "$(id -u)" != 0 ]; then
-		say "not root, so left out: kernel headers at $modules/build"
-		return 0
-	fi
-	if [ -n "$(apt-cache search --names-only "^linux-headers-$(uname -r)\$")" ]; then
-		install_packages "linux-headers-$(uname -r)"
-		return
-	fi
-	install_packages linux-headers-cloud-amd64
-	newest=$(find /usr/src -maxdepth 1 -name 'linux-headers-*-cloud-amd64' | sort -V | tail -n 1)
-	[ -n "$newest" ] || return 0
-	say "linking $modules/build and source to $newest (no headers for this very kernel)"
-	mkdir -p "$modules"
-	ln -sfn "$newest" "$modules/build"
-	ln -sfn "${newest%-cloud-amd64}-common" "$modules/source"
-}
-
 # The eBPF program, from source: an editable installation has no other.
 build_program() {
 	install_packages "${bpf_packages[@]}"
@@ -133,7 +111,6 @@ test | bench)
 	install_packages "${demo_packages[@]}" "${guest_packages[@]}" "${test_packages[@]}"
 	install_python test
 	if [ "$1" = test ]; then install_python ansible; fi
-	link_headers
 	build_program
 	if [ "$(id -u)" = 0 ]; then prepare_guest; else say "not root, so left out: what needs root, IPVS included"; fi
 	;;
