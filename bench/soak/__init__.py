@@ -52,7 +52,7 @@ def run(rounds: int, progress: Progress) -> Report:
         Count(f"requests failed in the pauses, of {REQUESTS} a service and pause", found.failed, 0),
         Count("descriptors more than early on and probes explain", grown(early, late, "descriptors"), 0),
         Count("threads more than early on", grown(early, late, "threads"), 0),
-        Count("tasks more than early on", grown(early, late, "tasks"), 0),
+        Count("tasks more than early on and probes explain", grown(early, late, "tasks"), 0),
     )
     return Report("soak", comparisons, counts, machine())
 
@@ -82,7 +82,7 @@ def quarters(pauses: list[Size]) -> tuple[list[Size], list[Size]]:
 
 def grown(early: list[Size], late: list[Size], what: str) -> int:
     """By how much the least of late exceeds the most of early, a probe of each server under way set apart."""
-    under_way = len(servers()) if what == "descriptors" else 0
+    under_way = len(servers()) if what in ("descriptors", "tasks") else 0
     least, most = (choose(getattr(each, what) for each in of) for choose, of in ((min, late), (max, early)))
     return max(0, least - most - under_way)
 
