@@ -9,6 +9,7 @@ from subprocess import run
 
 import pytest
 
+from kernlb.config.values import Loader
 from kernlb.engines.attach import Hook
 from kernlb.engines.carried import Wish
 from kernlb.engines.dataplane import Sizes
@@ -34,6 +35,7 @@ from kernlb.model import (
 )
 from kernlb.plan import Operation, Verb, diff, quiesce
 from tests.engines.namespace import fresh_network
+from tests.features import Feature, need
 from tests.system.network import until
 
 pytestmark = [pytest.mark.bpf, pytest.mark.netns]
@@ -70,9 +72,9 @@ def place(balancer: Path) -> Iterator[Path]:
     assert not path.exists()
 
 
-def engine(place: Path, *, tcx: bool = True) -> Xdp:
+def engine(place: Path, *, tcx: bool = True, loader: Loader = Loader.OBJECT) -> Xdp:
     """As another process would open it."""
-    return Xdp(place, wish=Wish(), sizes=SMALL, slots=SLOTS, tcx=tcx)
+    return Xdp(place, wish=Wish(), sizes=SMALL, slots=SLOTS, tcx=tcx, loader=loader)
 
 
 def converge(xdp: Xdp, desired: Table) -> int:
@@ -81,7 +83,10 @@ def converge(xdp: Xdp, desired: Table) -> int:
     return xdp.writes - before
 
 
-def test_playing_the_difference_makes_what_is_observed_what_is_desired(place: Path) -> None:
+@pytest.mark.parametrize("loader", [Loader.OBJECT, Loader.BCC])
+def test_playing_the_difference_makes_what_is_observed_what_is_desired(place: Path, loader: Loader) -> None:
+    if loader is Loader.BCC:
+        need(Feature.BCC)
     gue = Tunnel(TunnelKind.GUE, 6080)
     wildcard = Endpoint(EngineName.XDP, Protocol.UDP, Family.IPV4, 53)
     v6 = Endpoint(EngineName.XDP, Protocol.TCP, ip_address("2001:db8::1"), 0)
@@ -97,7 +102,7 @@ def test_playing_the_difference_makes_what_is_observed_what_is_desired(place: Pa
         },
         {},
     ]
-    xdp = engine(place)
+    xdp = engine(place, loader=loader)
     assert xdp.read() == {}
     for desired in tables:
         converge(xdp, desired)
