@@ -57,12 +57,20 @@ def run(rounds: int, progress: Progress) -> Report:
     return Report("soak", comparisons, counts, machine())
 
 
-def soak(directory: Path, *, seconds: float, progress: Progress = lambda line: None) -> Found:
+def soak(
+    directory: Path,
+    *,
+    seconds: float = 0.0,
+    pauses: int = 4,
+    flapping: float = FLAPPING,
+    progress: Progress = lambda line: None,
+) -> Found:
+    """For so long, and for so many pauses at least, with `flapping` seconds between two."""
     found, until = Found(), time.monotonic() + seconds
     with staged(directory, seed=SEED) as scene:
         scene.settled()
-        while time.monotonic() < until:
-            found.faults += scene.flap(min(FLAPPING, seconds / 8))
+        while time.monotonic() < until or len(found.pauses) < pauses:
+            found.faults += scene.flap(flapping)
             found.untrue += not scene.settled()
             found.failed += scene.failed_requests(REQUESTS)
             scene.reload()
