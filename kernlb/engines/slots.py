@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Collection
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kernlb.engines import Transit, abi
 from kernlb.engines.carried import NOBODY, Book, Carried
@@ -12,17 +14,28 @@ from kernlb.engines.dataplane import Dataplane
 from kernlb.engines.placement import name_of, weights
 from kernlb.hashing import Assignment, assign
 from kernlb.model import Endpoint, Forwarding, ServiceKey
-from kernlb.transition import NEVER, Transition
+from kernlb.transition import NEVER, Times, Transition
 
-EVERY = 1.0
-"""Seconds between looks at what time has ended."""
+EVERY = 10.0
+"""Seconds between looks at what time has ended, at most."""
 _REMEMBERED = 16
 """Assignments that are kept because the next one is made faster from them: a megabyte each."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Tracked:
+    """What of a transition the kernel's table does not say: since when slots are tracked, when they last changed."""
+
+    slots: NDArray[np.uint32]
+    began: Times
+    changed: Times
+
+
 class Slots:
+    """Tables are looked at and left again: of a thousand services what is mapped would be much memory."""
+
     def __init__(self) -> None:
-        self._under_way: dict[int, Transition] = {}
+        self._under_way: dict[int, _Tracked] = {}
         self._settled: set[int] = set()
         self._assignments: dict[int, Assignment] = {}
         self._looked = NEVER
@@ -57,7 +70,7 @@ class Slots:
     def settle(self, book: Book, plane: Dataplane) -> None:
         """What time has ended."""
         now = time.monotonic()
-        if now - self._looked < EVERY:
+        if now - self._looked < min(EVERY, book.wish.idle / 10):
             return
         self._looked = now
         for carried in book.services.values():
@@ -87,6 +100,7 @@ class Slots:
                     seconds=max(0.0, transition.ends(idle=book.wish.idle, used=used) - now),
                     before={k: m.value.weight if m.before is None else m.before for k, m in carried.members.items()},
                 )
+            plane.leave_table(carried.id)
         return found
 
     def _desired(self, carried: Carried, slots: int) -> np.ndarray:
@@ -99,25 +113,25 @@ class Slots:
         return by_owner[known.owner]
 
     def _transition(self, book: Book, plane: Dataplane, carried: Carried, now: float) -> Transition:
+        """As the table says, and since when: as this process knows, or else as if every slot had just changed."""
+        current, marked = plane.table(carried.id, book.slots).read()
+        tracked = marked & abi.SLOT_TRACKED != 0
+        previous = np.where(tracked, marked & ~np.uint16(abi.SLOT_TRACKED), current).astype(np.uint16)
+        began = np.where(tracked, min(carried.changed, now), NEVER)
+        changed = began.copy()
         known = self._under_way.get(carried.id)
-        if known is None:
-            known = _found(*plane.table(carried.id, book.slots).read(), changed=carried.changed, now=now)
-        return known
+        if known is not None:
+            began[known.slots], changed[known.slots] = known.began, known.changed
+        return Transition(current, previous, tracked, began, changed)
 
     def _write(self, book: Book, plane: Dataplane, carried: Carried, transition: Transition) -> None:
         plane.table(carried.id, book.slots).write(*transition.words())
         if transition.active:
-            self._under_way[carried.id] = transition
+            (slots,) = np.nonzero(transition.tracked)
+            known = _Tracked(slots.astype(np.uint32), transition.began[slots], transition.changed[slots])
+            self._under_way[carried.id] = known
             self._settled.discard(carried.id)
         else:
             self._under_way.pop(carried.id, None)
             self._settled.add(carried.id)
-            plane.leave_table(carried.id)
-
-
-def _found(current: np.ndarray, previous: np.ndarray, *, changed: float, now: float) -> Transition:
-    """A transition that another process began: each slot in it counts as having begun with the last change."""
-    tracked = previous & abi.SLOT_TRACKED != 0
-    began = np.where(tracked, min(changed, now), -np.inf)
-    before = np.where(tracked, previous & ~np.uint16(abi.SLOT_TRACKED), current).astype(np.uint16)
-    return Transition(current.copy(), before, tracked, began, began.copy())
+        plane.leave_table(carried.id)
