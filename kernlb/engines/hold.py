@@ -15,7 +15,7 @@ from select import select
 from kernlb.model import Endpoint, Family, Fwmark, Protocol, ServiceKey
 
 TABLE = "kernlb_hold"
-_SECONDS = 3.0
+_SECONDS = 10.0
 """Patience with nft; then the connections are not held."""
 _PAUSE = 0.002
 
