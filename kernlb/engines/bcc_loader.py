@@ -17,6 +17,8 @@ from kernlb.errors import Unsupported
 SOURCE = "balancer.bpf.c"
 HINT = "Debian: apt install python3-bpfcc linux-libc-dev (the package bcc on PyPI is something else)"
 PATIENCE = 240.0
+_DISTRIBUTION = "/usr/bin/python3"
+"""The Python that python3-bpfcc is for."""
 _TOLD = 12
 
 
@@ -44,7 +46,7 @@ class Compilation:
             }
         )
         self._environment = {**os.environ, "BCC_KERNEL_SOURCE": str(directory / "bcc")}
-        self._left = list(dict.fromkeys((sys.executable, "/usr/bin/python3")))
+        self._left = [python for python in dict.fromkeys((sys.executable, _DISTRIBUTION)) if Path(python).exists()]
         self._answer: IO[bytes]
         self._told: IO[bytes]
         self._process = self._start()
@@ -94,4 +96,4 @@ class Compilation:
 
 def _flags(directory: Path) -> list[str]:
     places = (directory, Path(f"/usr/include/{platform.machine()}-linux-gnu"), Path("/usr/include"))
-    return [*(f"-I{place}" for place in places), "-g0", "-Wno-duplicate-decl-specifier"]
+    return [*(f"-I{place}" for place in places), "-g0"]

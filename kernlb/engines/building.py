@@ -82,10 +82,10 @@ class Builder:
             return f'engine.loader = "{self._loader}"'
         if maker is Maker.BCC:
             return "compiled for this configuration, which costs less a packet than the object for all"
-        if self._refused:
-            return f"not BCC: {list(self._refused.values())[-1]}"
         if self._under_way is not None:
             return "until BCC has compiled"
+        if self._refused:
+            return f"not BCC: {list(self._refused.values())[-1]}"
         return 'not BCC: it takes seconds, which a daemon has; write loader = "bcc" to wait for it'
 
     def _beside(self, wanted: str, need: abi.Settings, programs: Sequence[str]) -> Build | None:
