@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kernlb.checks.base import target_of
+from kernlb.checks.base import Target, target_of
 from kernlb.checks.spec import Check
 from kernlb.checks.tcp import TcpProber
 from kernlb.checks.verdict import Code, Outcome
@@ -135,6 +135,25 @@ def test_a_thousand_at_once_need_no_more_descriptors_than_allowed_and_leave_none
         found, most = asyncio.run(everything())
         assert found == 1000
         assert most <= before + 64 + 10
+        assert open_descriptors() <= before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="SO_MARK needs CAP_NET_ADMIN")
+def test_a_thousand_paths_keep_few_sockets():
+    async def everything(targets: list[Target]) -> int:
+        arrived: list[object] = []
+        prober = TcpProber(arrived.extend, descriptors=64)
+        prober.start(targets)
+        while len(arrived) < len(targets):
+            await asyncio.sleep(0.01)
+        kept = open_descriptors()
+        prober.close()
+        return kept
+
+    with listener(backlog=4096) as server:
+        port, before = server.getsockname()[1], open_descriptors()
+        targets = [target_of(Check(mark=n + 1), ip_address("127.0.0.1"), port) for n in range(1000)]
+        assert asyncio.run(asyncio.wait_for(everything(targets), 20)) <= before + 16 + 10
         assert open_descriptors() <= before
 
 
