@@ -18,7 +18,8 @@ from pathlib import Path
 
 from tests.system.network import PATIENCE, inside, ip, namespaces, run
 
-VIP, PORT = "198.51.100.80", 7000
+VIP = "198.51.100.80"
+PORTS = PORT, OTHER_PORT = 7000, 7001
 SERVERS = {f"s{number}": f"10.9.2.{10 + number}" for number in range(1, 7)}
 _GATEWAYS = {"gw1": "10.9.2.1", "gw2": "10.9.2.2"}
 _PATTERN = bytes(range(251))
@@ -46,11 +47,11 @@ class Segment:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def connect(self) -> socket.socket:
+    def connect(self, port: int = PORT) -> socket.socket:
         with inside(self.client):
             sock = socket.socket()
         sock.settimeout(PATIENCE)
-        sock.connect((VIP, PORT))
+        sock.connect((VIP, port))
         return sock
 
 
@@ -66,8 +67,8 @@ def who(connection: socket.socket) -> str:
 class Download:
     """A connection that a server fills with a pattern, as slowly as it is read, until `end`."""
 
-    def __init__(self, segment: Segment) -> None:
-        self.connection = segment.connect()
+    def __init__(self, segment: Segment, port: int = PORT) -> None:
+        self.connection = segment.connect(port)
         self.length = 0
         self.wrong: str | None = None
         self.connection.sendall(b"fill\n")
@@ -122,12 +123,13 @@ def _serving(hosts: Mapping[str, str]) -> Iterator[None]:
     sockets: list[socket.socket] = []
     for name, namespace in hosts.items():
         with inside(namespace):
-            listener = socket.create_server((VIP, PORT), backlog=1024)
+            listeners = [socket.create_server((VIP, port), backlog=1024) for port in PORTS]
             outer = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_IPIP)
             again = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
-        waiting.register(listener, selectors.EVENT_READ, _accepting(waiting, sockets, listener, name))
+        for listener in listeners:
+            waiting.register(listener, selectors.EVENT_READ, _accepting(waiting, sockets, listener, name))
         waiting.register(outer, selectors.EVENT_READ, _opening(outer, again))
-        sockets += [listener, outer, again]
+        sockets += [*listeners, outer, again]
     ending = threading.Event()
 
     def serve() -> None:
