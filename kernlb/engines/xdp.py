@@ -103,7 +103,8 @@ class Xdp:
             return {}
         plane = self._opened()
         traffics = plane.traffics(max((member.id for _, _, member in book.members()), default=0) + 1)
-        live = flows.count(plane.maps["flows"], _timeouts(book.wish))
+        translating = any(member.value.forwarding is Forwarding.FULLNAT for _, _, member in book.members())
+        live = flows.count(plane.maps["flows"], _timeouts(book.wish)) if translating else {}
         now = time.monotonic()
         leaving = {m.id: traffics[m.id].packets_in for _, _, m in book.members() if not m.value.weight}
         self._stillness.look(leaving, now=now)
