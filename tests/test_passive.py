@@ -133,6 +133,18 @@ def test_memory_of_syns_is_bounded() -> None:
     assert len(suspicion._due) <= 2 * REMEMBERED
 
 
+def test_a_server_of_every_port_is_one_to_remember() -> None:
+    suspicion = aimed(key("10.0.0.1", 0))
+    for port in range(1, 1000):
+        suspicion.see(Sighting(Kind.SYN, CLIENT, (SERVER[0], port), 7), 0.0)
+        suspicion.see(Sighting(Kind.ANSWER, (SERVER[0], port), CLIENT, 1), 0.1)
+    assert len(suspicion._usual) == 1
+    suspicion.aim({ONE: [key("10.0.0.1", 0)]})
+    assert len(suspicion._usual) == 1
+    suspicion.aim({})
+    assert not suspicion._usual
+
+
 TABLE = b"""\
 Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State       Expires PEName PEData
 TCP C000020A 9C40 C0000201 0050 0A000001 0050 SYN_RECV         59

@@ -111,7 +111,7 @@ class Suspicion:
             return self._suspect(names, now)
         attempt = self._open[ends] = _Attempt(ends, now, seen.sequence)
         self._open.move_to_end(ends)
-        patience = max(ANSWERED, TOO_LONG * self._usual.get(seen.target, 0.0))
+        patience = max(ANSWERED, TOO_LONG * self._usual.get(self._known(seen.target), 0.0))
         self._number += 1  # so that equals are never compared: an address of IPv4 has no order with one of IPv6
         heapq.heappush(self._due, (now + patience, self._number, attempt))
         while len(self._open) > REMEMBERED or next(iter(self._open.values())).began <= now - AGAIN:
@@ -125,13 +125,18 @@ class Suspicion:
         return self._open.get(attempt.ends) is attempt
 
     def _answered(self, server: End, seconds: float) -> None:
-        usual = self._usual.get(server, seconds)
-        self._usual[server] = usual + _SMOOTHING * (seconds - usual)
+        known = self._known(server)
+        usual = self._usual.get(known, seconds)
+        self._usual[known] = usual + _SMOOTHING * (seconds - usual)
 
     def _suspect(self, names: Sequence[ServerName], now: float) -> list[ServerName]:
         found = [name for name in names if now - self._last.get(name, float("-inf")) >= PAUSE]
         self._last.update((name, now) for name in found)
         return found
+
+    def _known(self, end: End) -> End:
+        """What the server at this end is known by: its port, unless every port is its own."""
+        return end if end in self._servers else (end[0], 0)
 
     def _of(self, end: End) -> list[ServerName]:
         return self._servers.get(end) or self._ports.get(end[0]) or []
