@@ -56,6 +56,8 @@ def seeds() -> list[bytes]:
                 frame(method, family, transport) for transport in (tcp("S"), tcp("A", payload=bytes(200)), udp())
             ]
         packets.append(frame(method, 4, tcp("S"), options=b"\x01\x01\x01\x00"))
+        timed = [("MSS", 1460), ("SAckOK", b""), ("Timestamp", (7, 0)), ("NOP", None), ("WScale", 7)]
+        packets.append(frame(method, 4, TCP(sport=40001, dport=80, flags="S", options=timed)))
         packets.append(frame(method, 6, IPv6ExtHdrDestOpt() / tcp("S")))
         packets.append(frame(method, 6, IPv6ExtHdrFragment(id=5, m=1) / udp()))
         packets.append(frame(method, 4, udp(), flags="MF"))
@@ -64,6 +66,22 @@ def seeds() -> list[bytes]:
         packets.append(_outside() / Dot1Q(vlan=3) / Dot1Q(vlan=4) / network(4, method.vip4) / tcp("S"))
     packets.append(_outside() / IP(src=str(FULLNAT.server(0, 4)), dst=str(SOURCE4)) / TCP(sport=8080, dport=2000))
     return [bytes(packet) for packet in packets]
+
+
+def answers(plane: Dataplane, hook: str) -> list[bytes]:
+    """What the servers of full NAT say to a client's first packets."""
+    said = []
+    for family in (4, 6):
+        for transport in (tcp("S"), udp()):
+            asked = Ether(plane.program(hook).run(bytes(frame(FULLNAT, family, transport))).packet)
+            network, inner = asked.payload, asked.payload.payload
+            back = network.__class__(src=network.dst, dst=network.src) / inner.__class__(
+                sport=inner.dport, dport=inner.sport
+            )
+            if isinstance(inner, TCP):
+                back[TCP].flags = "SA"
+            said.append(bytes(_outside() / back))
+    return said
 
 
 def large_seeds() -> list[bytes]:
@@ -84,7 +102,8 @@ def test_mutated_packets_harm_nobody(plane: Dataplane, hook: str) -> None:
         in_transition(world, method)
     dice = np.random.default_rng(20261123)
     met = dict.fromkeys(("passed", "too big", "in a tunnel", "forwarded", "translated"), 0)
-    for corpus, count in ((frames(seeds()), PACKETS), (frames(large_seeds()), PACKETS // 50)):
+    small = frames([*seeds(), *answers(plane, hook)])
+    for corpus, count in ((small, PACKETS), (frames(large_seeds()), PACKETS // 50)):
         for _ in range(0, count, BATCH):
             packets = mutated(dice, corpus, min(BATCH, count), shortest=SHORTEST[hook])
             verdicts, out = run(plane.program(hook).fd, packets)
