@@ -25,9 +25,9 @@ CPUS = 2  # of the guest: clients, director and servers share them
 RATE = 500.0  # new connections a second; halved until this machine keeps up
 SLOWEST = 10.0
 KEEPING_UP = 0.25  # seconds that a request may take where nothing is wrong
-CALM = 2.0
+CALM = 1.5
 LATE = 1.0
-WAITING = 8.0  # seconds after which a client gives up
+WAITING = 6.0  # seconds after which a client gives up
 VICTIM = "server3"
 RIVALS = ("keepalived", "HAProxy")  # A proxy asked to redispatch tries a refused connection again, as no director can.
 
@@ -38,7 +38,7 @@ OUT = "until the last client suffered"
 FAILED, LATER, BOTH = "failed", f"answered after more than {LATE:g} s", "failed or late"
 UNITS = {OUT: "s", FAILED: "requests", LATER: "requests", BOTH: "requests"}
 KILLED, VANISHED = "killed (reset)", "vanished (no answer)"
-SUFFERING = {KILLED: 9.0, VANISHED: 14.0}
+SUFFERING = {KILLED: 7.0, VANISHED: 13.0}
 """Seconds that the slowest of the peers needs to notice, and some."""
 
 

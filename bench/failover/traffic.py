@@ -66,7 +66,7 @@ def steady_load(stage: Stage, *, rate: float, patience: float, address: str, at:
 def ask_steadily(result: Connection, stop: Connection, address: str, port: int, rate: float, patience: float) -> None:
     """Send the Samples of `rate` requests a second until `stop` is readable; each may take `patience` seconds."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # 500 a second for 8 s are more than the usual 1,024
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # 500 a second for 6 s are more than the usual 1,024
     result.send(_Client((address, port), patience).run(stop, rate))
 
 
