@@ -84,3 +84,11 @@ class Controller:
 def difference(out: str) -> set[str]:
     """The lines of all differences that were printed, those of files' headers aside."""
     return {line for line in out.splitlines() if re.match(r"[+-](?![+-]{2} )", line)}
+
+
+def copied(directory: Path) -> Path:
+    """The collection where Ansible's tools look for one; what they write beside it is no part of it."""
+    copy = directory / "tree" / "ansible_collections" / "kernlb" / "kernlb"
+    copy.parent.mkdir(parents=True)
+    subprocess.run(["cp", "-r", COLLECTION, copy], check=True)
+    return copy

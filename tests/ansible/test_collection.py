@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import kernlb
-from tests.ansible.playing import COLLECTION, environment, tool
+from tests.ansible.playing import COLLECTION, copied, environment, tool
 
 pytestmark = [pytest.mark.ansible, pytest.mark.timeout(300)]
 
@@ -79,11 +79,3 @@ def test_ansible_doc_shows_all_there_is(kind: str, tmp_path: Path) -> None:
         tmp_path, tool("ansible-doc"), "--type", kind, *(f"kernlb.kernlb.{name}" for name in names), where=tmp_path
     )
     assert all(f"kernlb.kernlb.{name}" in shown for name in names)
-
-
-def copied(directory: Path) -> Path:
-    """The collection where Ansible's tools look for one."""
-    copy = directory / "tree" / "ansible_collections" / "kernlb" / "kernlb"
-    copy.parent.mkdir(parents=True)
-    subprocess.run(["cp", "-r", COLLECTION, copy], check=True)
-    return copy
