@@ -1,7 +1,7 @@
 """The slots of every service in the kernel's tables, brought to its servers. What is settled is found there."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,19 +67,20 @@ class Slots:
             self._write(book, plane, carried, transition)
             carried.moved(now, under_way=transition.active)
 
-    def settle(self, book: Book, plane: Dataplane) -> None:
-        """What time has ended."""
+    def settle(self, book: Book, plane: Dataplane, *, unused: Callable[[], Collection[int]]) -> None:
+        """What time has ended. `unused` tells the servers that were sent nothing for the idle timeout."""
         now = time.monotonic()
         if now - self._looked < min(EVERY, book.wish.idle / 10):
             return
         self._looked = now
+        still = unused()
         for carried in book.services.values():
             if carried.id in self._settled:
                 continue
             transition = self._transition(book, plane, carried, now)
             if transition.active:
                 used = seconds_of(plane.table(carried.id, book.slots).used(), now=now)
-                transition = transition.settle(now=now, idle=book.wish.idle, used=used)
+                transition = transition.settle(now=now, idle=book.wish.idle, used=used, unused=still)
             self._write(book, plane, carried, transition)
             if not transition.active:
                 carried.settled()

@@ -1,6 +1,6 @@
 """Since when servers have been sent nothing, from counters that were read now and then. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 
 class Stillness:
@@ -17,5 +17,6 @@ class Stillness:
             for number, count in packets.items()
         }
 
-    def seconds(self, number: int, *, now: float) -> float:
-        return now - self._seen[number][1] if number in self._seen else 0.0
+    def of(self, seconds: float, *, now: float) -> Set[int]:
+        """The servers that have been still for longer."""
+        return {number for number, (_, since) in self._seen.items() if now - since > seconds}

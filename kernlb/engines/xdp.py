@@ -5,7 +5,7 @@ What is carried lives pinned in the BPF file system; every call finds it there, 
 
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from pathlib import Path
 
 from kernlb.config.values import Loader
@@ -105,9 +105,7 @@ class Xdp:
         traffics = plane.traffics(max((member.id for _, _, member in book.members()), default=0) + 1)
         translating = any(member.value.forwarding is Forwarding.FULLNAT for _, _, member in book.members())
         live = flows.count(plane.maps["flows"], _timeouts(book.wish)) if translating else {}
-        now = time.monotonic()
-        leaving = {m.id: traffics[m.id].packets_in for _, _, m in book.members() if not m.value.weight}
-        self._stillness.look(leaving, now=now)
+        unused = self._unused(book, plane)
         counted: dict[Key, Counters] = {}
         for service, carried in book.services.items():
             parts = []
@@ -116,7 +114,7 @@ class Xdp:
                 active, inactive = live.get(member.id, (0, 0))
                 translated = member.value.forwarding is Forwarding.FULLNAT
                 # A gateway that sees one direction knows of no connection, but that none is in use any more.
-                known = translated or self._stillness.seconds(member.id, now=now) > book.wish.idle
+                known = translated or (not member.value.weight and member.id in unused)
                 parts.append(
                     Counters(
                         connections=traffic.flows,
@@ -131,6 +129,14 @@ class Xdp:
                 counted[key] = parts[-1]
             counted[service] = _sum(parts)
         return counted
+
+    def _unused(self, book: Book, plane: Dataplane) -> Set[int]:
+        """The servers of which no connection can be in use any more: they were sent nothing for the idle timeout."""
+        now = time.monotonic()
+        ids = [member.id for _, _, member in book.members()]
+        packets = plane.counted(max(ids, default=0) + 1)[:, 1].tolist()  # struct traffic of abi.h
+        self._stillness.look({number: packets[number] for number in ids}, now=now)
+        return self._stillness.of(book.wish.idle, now=now)
 
     # --- what else can be asked of it
 
@@ -265,7 +271,8 @@ class Xdp:
         hangs = True
         if change.reshaped or told or not book.fingerprint or self._builder.ready() or not self._outlook.holds():
             hangs = self._surround(book, change, moved=at_once)
-        self._tables.settle(book, self._opened())
+        plane = self._opened()
+        self._tables.settle(book, plane, unused=lambda: self._unused(book, plane))
         self._books.keep(book)
         return hangs
 

@@ -13,6 +13,8 @@ from kernlb.config.values import Loader
 from kernlb.engines.attach import Hook
 from kernlb.engines.carried import Wish
 from kernlb.engines.dataplane import Sizes
+from kernlb.engines.frames import ACK, frame
+from kernlb.engines.libbpf import Program
 from kernlb.engines.xdp import Xdp
 from kernlb.errors import KernelError, Unsupported
 from kernlb.explaining import Flow, ask_program
@@ -61,6 +63,8 @@ def place(balancer: Path) -> Iterator[Path]:
     with fresh_network():
         for line in (
             "link add front type veth peer name far",
+            # With an address of its own making it would be one more place to hang at, some time later.
+            "link set far addrgenmode none",
             "addr add 10.7.255.254/16 dev front",
             "addr add fd07::1/64 dev front nodad",
             "link set front up",
@@ -171,7 +175,7 @@ def test_a_quiesced_server_that_is_sent_nothing_for_the_idle_timeout_has_no_conn
 
 
 def test_a_transition_is_told_until_it_is_over_with_the_weights_of_before(place: Path) -> None:
-    xdp = Xdp(place, wish=Wish(idle=0.5), sizes=SMALL, slots=SLOTS)
+    xdp = engine(place)
     direct = replace(SERVER, forwarding=Forwarding.DIRECT)
     one, two = real(vip(1), 1), real(vip(1), 2)
     converge(xdp, {vip(1): HASHED, one: direct, vip(2): HASHED, real(vip(2), 1): SERVER})
@@ -184,7 +188,27 @@ def test_a_transition_is_told_until_it_is_over_with_the_weights_of_before(place:
         assert set(told) == {vip(1)}, "full NAT knows its connections one by one"
         assert told[vip(1)].before == {one: 1, two: 0}
         assert 0 < told[vip(1)].slots < told[vip(1)].of == SLOTS
-    assert until(lambda: xdp.tend() or xdp.transits() == {})
+    hasty = Xdp(place, wish=Wish(idle=0.3), sizes=SMALL, slots=SLOTS)
+    assert until(lambda: hasty.tend() or hasty.transits() == {})
+    assert xdp.transits() == {}
+
+
+def test_a_transition_from_servers_that_nobody_used_is_over_before_one_from_servers_in_use(place: Path) -> None:
+    xdp = Xdp(place, wish=Wish(idle=3.0), sizes=SMALL, slots=SLOTS)
+    direct = replace(SERVER, forwarding=Forwarding.DIRECT)
+    before: dict[Key, Value] = {}
+    for number in (1, 2):
+        run(["ip", *f"neigh add 10.7.0.{number} lladdr 02:00:00:00:00:07 dev front".split()], check=True, timeout=30)
+        before |= {vip(number): HASHED, real(vip(number), number): direct}
+    before[real(vip(1), 3)] = replace(direct, weight=0)
+    converge(xdp, before)
+    assert until(lambda: xdp.counters()[real(vip(1), 3)].live == 0), "nothing was sent for the idle timeout"
+    packet = frame(ip_address("198.51.100.7"), 40000, ip_address("192.0.2.1"), 80, protocol=6, flags=ACK)
+    Program.pinned("balancer_tc", place / "balancer_tc").run(packet)
+    assert xdp.counters()[real(vip(1), 1)].packets_in == 1
+    converge(xdp, before | {real(vip(number), 4): direct for number in (1, 2)})
+    assert until(lambda: xdp.tend() or vip(2) not in xdp.transits())
+    assert set(xdp.transits()) == {vip(1)}
 
 
 def test_what_another_process_has_written_is_what_holds(place: Path) -> None:
