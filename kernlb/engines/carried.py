@@ -93,7 +93,6 @@ class Carried:
         shaped = {key: replace(each, weight=0) for key, each in wanted.items()}
         had = {key: replace(member.value, weight=0) for key, member in self.members.items()}
         change = Change(reshaped=(self.value, had) != (value, shaped))
-        change.left = [self.members.pop(key) for key in list(self.members) if key not in wanted]
         for member in self.members.values():
             member.before = member.value.weight if member.before is None else member.before
         for key, real in wanted.items():
@@ -102,6 +101,8 @@ class Carried:
             else:
                 self.members[key] = Member(next(numbers), real, before=0)
                 change.came.append(key)
+        # At last: who comes must not get the number of one who leaves with the same change.
+        change.left = [self.members.pop(key) for key in list(self.members) if key not in wanted]
         self.value, self._part, self._text = value, None, None
         return change
 

@@ -41,6 +41,12 @@ def part(service: Endpoint, *weights: int, forwarding: Forwarding = Forwarding.D
     }
 
 
+def without(number: int, part: Table) -> Table:
+    return {
+        key: value for key, value in part.items() if getattr(key, "address", None) != ip_address("10.0.0.0") + number
+    }
+
+
 def follow(carried: Book, *parts: Table, now: float = 0.0) -> tuple[int, int, int, bool]:
     """How many services changed, how many members came and left, and whether more than weights did."""
     change = carried.follow({next(iter(each)): each for each in parts}, now=now, servers=16, rest=REST)  # type: ignore[misc]
@@ -88,6 +94,18 @@ def test_the_number_of_a_server_that_left_rests() -> None:
     assert not left & numbers(carried)
     follow(carried, part(WEB, 1, 1, 1), now=REST + 1)
     assert left <= numbers(carried)
+
+
+def test_who_comes_with_the_change_by_which_another_leaves_gets_another_number() -> None:
+    carried = book()
+    follow(carried, part(WEB, 1, 1), part(MAIL, 1))
+    was = numbers(carried)
+    assert follow(carried, without(2, part(WEB, 1, 1, 1))) == (1, 1, 1, True)
+    came = numbers(carried) - was
+    assert len(came) == 1
+    assert len(numbers(carried)) == 3
+    assert follow(carried, without(1, part(WEB, 1, 1)), {MAIL: HASHED}) == (2, 1, 3, True)
+    assert not numbers(carried) & (was | came)
 
 
 def test_weights_that_move_again_and_again_are_one_generation_until_the_transition_ends() -> None:
