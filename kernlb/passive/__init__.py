@@ -27,7 +27,8 @@ Silent = Callable[[], Awaitable[Collection[ServerKey]]]
 BUDGET = 1000
 """Packets a second that are looked at; beyond it, only those of every other client port, and so on."""
 _BATCH = 256
-_LEAST = 0.02  # seconds between looks at what is overdue
+_TOGETHER = 0.03
+"""Seconds for which packets gather: to wake for each of them costs several times what looking at it does."""
 _ROUNDS = 8
 
 
@@ -44,6 +45,7 @@ class Passive:
         self._count = 0
         self._second = 0
         self._alarm: asyncio.TimerHandle | None = None
+        self._gathering: asyncio.Handle | None = None
         self._look: asyncio.TimerHandle | None = None
         self._asking = None if silent is None else self._loop.create_task(self._ask(silent), name="silent")
         self.off: str | None = None
@@ -65,10 +67,10 @@ class Passive:
             self._look = None
 
     def close(self) -> None:
-        for handle in (self._alarm, self._look):
+        for handle in (self._alarm, self._look, self._gathering):
             if handle is not None:
                 handle.cancel()
-        self._alarm = self._look = None
+        self._alarm = self._look = self._gathering = None
         if self._asking is not None:
             self._asking.cancel()
         if self._socket is not None:
@@ -77,8 +79,19 @@ class Passive:
             self._socket = None
 
     def _readable(self) -> None:
-        self._take()
+        assert self._socket is not None
+        self._loop.remove_reader(self._socket.fileno())
+        self._gathering = self._loop.call_later(_TOGETHER, self._gathered)
+
+    def _gathered(self) -> None:
+        assert self._socket is not None
+        more = self._take()
         self._set_alarm()
+        if more:
+            self._gathering = self._loop.call_soon(self._gathered)
+        else:
+            self._gathering = None
+            self._loop.add_reader(self._socket.fileno(), self._readable)
 
     def _take(self) -> bool:
         """Whether there may be more."""
@@ -101,7 +114,7 @@ class Passive:
     def _set_alarm(self) -> None:
         due = self._suspicion.next
         if due is not None and self._alarm is None:
-            self._alarm = self._loop.call_later(max(_LEAST, due - time.monotonic()), self._overdue)
+            self._alarm = self._loop.call_later(max(_TOGETHER, due - time.monotonic()), self._overdue)
 
     def _overdue(self) -> None:
         self._alarm = None
