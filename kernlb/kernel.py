@@ -1,6 +1,7 @@
 """The whole of a network namespace as one engine: each part of a Table goes to the engine that answers for it."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import groupby
 
 from kernlb.engines import Displacing, Engine, Loaded, Loading, Overhearing, Parted, Tending, Transit, Transiting
@@ -85,9 +86,13 @@ class Kernel:
             if isinstance(engine, Tending):
                 engine.tend()
 
+    @cached_property
+    def overhearing(self) -> Sequence[Overhearing]:
+        return [engine for engine in self._engines() if isinstance(engine, Overhearing)]
+
     def silent(self) -> Collection[ServerKey]:
         """Real servers whose connections have begun since the last call and got no further, where engines notice."""
-        return [key for engine in self._engines() if isinstance(engine, Overhearing) for key in engine.silent()]
+        return [key for engine in self.overhearing for key in engine.silent()]
 
     def counters(self) -> Mapping[Key, Counters]:
         counted: dict[Key, Counters] = {}

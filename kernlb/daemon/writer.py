@@ -92,7 +92,8 @@ class Writer:
         return await self.do(lambda: (kernel.counters(), kernel.transits(), kernel.loaded()))
 
     async def silent(self) -> Collection[ServerKey]:
-        return await self.do(lambda: self.reconciler.kernel.silent())
+        kernel = self.reconciler.kernel
+        return await self.do(kernel.silent) if kernel.overhearing else ()
 
     async def note(self, overrides: Overrides, health: Record) -> None:
         await self.do(lambda: self._note(overrides, health))
