@@ -181,7 +181,9 @@ def main() -> int:
     base.load("swap")
     swap = base.program("swap").fd
     loading = Loading()
-    steady = loading.whole("object: load", lambda: balancer(current=lambda s: s, previous=lambda s: s))
+    steady = loading.whole(
+        "object: load, and fill its maps", lambda: balancer(current=lambda s: s, previous=lambda s: s)
+    )
     moving = balancer(current=lambda s: s, previous=lambda s: (s + 1) % SERVERS)
     four = six = nat = four_moving = None
     if not asked.object:
