@@ -36,8 +36,10 @@ class Idle:
 def daemon(file: Path, directory: Path) -> Iterator[subprocess.Popen[bytes]]:
     """`kernlb run FILE` in this namespace, from when it is reconciled until the end of the block."""
     command = [sys.executable, "-m", "kernlb", "--run-dir", f"{directory}/run", "--state-dir", f"{directory}/state"]
+    # What is pinned in the BPF file system would outlive the namespace.
+    command += ["run", "--clear-on-exit", str(file)]
     control = ControlClient(directory / "run" / current_namespace() / "control.sock", timeout=60.0)
-    with (directory / "log").open("wb") as log, subprocess.Popen([*command, "run", str(file)], stderr=log) as process:
+    with (directory / "log").open("wb") as log, subprocess.Popen(command, stderr=log) as process:
         try:
             deadline = time.monotonic() + PATIENCE
             while not control.serves():
