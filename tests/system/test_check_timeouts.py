@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from kernlb.checks.spec import Check, HttpProbe
 from kernlb.checks.verdict import Outcome
 from kernlb.engines.check_timeouts import INCOMPLETE, ConntrackOfChecks, Tracking
 from kernlb.model import CheckTimeouts, CheckTimeoutsKey, Table
+from kernlb.places import Places
 from kernlb.plan import diff
 from tests.checks.servers import saying, serving, verdicts
 from tests.system.network import inside, namespaces, nft, run, until
@@ -38,8 +40,11 @@ HTTP = saying(b"HTTP/1.1 204 No Content\r\n\r\n")
 
 @pytest.fixture
 def alone() -> Iterator[str]:
-    with namespaces("alone") as (name,), inside(name):
-        yield name
+    with namespaces("alone") as (name,):
+        with inside(name):
+            yield name
+        # What is pinned in the BPF file system outlives its namespace.
+        shutil.rmtree(Places(namespace=name).pins, ignore_errors=True)
 
 
 def bring(desired: Table) -> None:
