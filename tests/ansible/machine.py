@@ -72,7 +72,9 @@ def booted(namespace: str, name: str, given: Path) -> Iterator[Booted]:
     """In that network namespace; `given` is seen as /given."""
     unshare = ["unshare", "--mount", "--pid", "--ipc", "--uts", "--cgroup", "--fork", "--kill-child"]
     inside = ["sh", "-c", _INSIDE, "sh", str(debian()), str(given), name, " ".join(_MASKED)]
-    command = ["nsenter", f"--net=/run/netns/{namespace}", *unshare, *inside]
+    # However the tests end, the machine ends with them.
+    bound = ["setpriv", "--pdeathsig", "KILL"]
+    command = [*bound, "nsenter", f"--net=/run/netns/{namespace}", *unshare, *inside]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
         try:
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children")

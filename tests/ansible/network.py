@@ -129,7 +129,7 @@ def network(directory: Path, package: Path) -> Iterator[Network]:
             serve(machines[name])
         for name in DIRECTORS:
             let_ebpf(machines[name])
-        controller = Controller(directory, inventory(machines, package))
+        controller = Controller(directory, inventory({name: each.process for name, each in machines.items()}, package))
         yield Network(built, machines, controller)
 
 
@@ -148,9 +148,11 @@ def let_ebpf(machine: Booted) -> None:
         machine.run("sh", "-c", f"mkdir -p {place}; printf '[Service]\n{more}\n' >{place}/ebpf.conf")
 
 
-def inventory(machines: Mapping[str, Booted], package: Path) -> str:
+def inventory(processes: Mapping[str, int], package: Path) -> str:
+    """Of the machines that are there, each by its first process."""
+
     def hosts(names: tuple[str, ...]) -> dict[str, object]:
-        return {"hosts": {name: {"ansible_host": machines[name].process} for name in names}}
+        return {"hosts": {name: {"ansible_host": processes[name]} for name in names if name in processes}}
 
     common = {
         "ansible_connection": "namespaces",
