@@ -1,6 +1,7 @@
 """A daemon from its start to its end: signals, control socket, metrics listener, and the loop."""
 
 import asyncio
+import gc
 import signal
 import time
 from contextlib import AsyncExitStack, suppress
@@ -51,6 +52,9 @@ async def _run(
             loop.add_signal_handler(number, daemon.stop)
         loop.add_signal_handler(signal.SIGHUP, _reload, orders, reloads)
         await daemon.start()
+        # What there is now stays: to look through ten thousand servers for garbage would hold up checks.
+        gc.collect()
+        gc.freeze()
         try:
             await control.open()
             stack.push_async_callback(control.close)
