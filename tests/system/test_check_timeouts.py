@@ -86,7 +86,7 @@ def test_two_hundred_probes_pass_a_strict_firewall_and_leave_nothing(alone: str,
 
     async def round_of_probes() -> None:
         async with serving(HTTP, host=host) as port:
-            checks = [Check(), Check(probe=HttpProbe())]
+            checks = [Check(timeout=25.0), Check(probe=HttpProbe(), timeout=25.0)]
             targets = [target_of(checks[n % 2], ip_address(host), port) for n in range(200)]
             assert {found.outcome for found in await verdicts(*targets)} == {Outcome.UP}
 
