@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.ipvs,
     pytest.mark.ipvsadm,
     pytest.mark.nftables,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(840),
 ]
 
 CONFIGURATION = f"""
