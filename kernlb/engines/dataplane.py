@@ -82,6 +82,7 @@ class Dataplane:
     def __init__(self, maps: dict[str, Map], programs: dict[str, Program], object_: Object | None = None) -> None:
         self.maps = maps
         self.tables: dict[int, Table] = {}
+        self._directory: Path | None = None  # where it is pinned
         self._programs = programs
         self._object = object_
 
@@ -133,7 +134,9 @@ class Dataplane:
     def pinned(cls, directory: Path) -> "Dataplane":
         maps = {name: Map.pinned(directory / name) for name in MAPS}
         names = [name for name in PROGRAMS if (directory / name).exists()]
-        return cls(maps, {name: Program.pinned(name, directory / name) for name in names})
+        plane = cls(maps, {name: Program.pinned(name, directory / name) for name in names})
+        plane._directory = directory
+        return plane
 
     def pin(self, directory: Path) -> None:
         """Everything that is not pinned there yet; programs take the place of those before them."""
@@ -144,6 +147,9 @@ class Dataplane:
             (directory / name).unlink(missing_ok=True)
         for name, program in self._programs.items():
             program.pin(directory / name)
+        self._directory = directory
+        for service, table in self.tables.items():
+            self._pin_table(service, table)
 
     def close(self) -> None:
         for table in self.tables.values():
@@ -189,10 +195,12 @@ class Dataplane:
         table = self.tables.get(service)
         if table is None:
             tables = self.maps["tables"]
-            known = tables.get(abi.index(service))
-            existing = Map.by_id(struct.unpack("=I", known)[0]) if known else None
-            table = self.tables[service] = Table(slots, existing=existing)
-            if existing is None:
+            # By its path: to open a map by its number takes CAP_SYS_ADMIN.
+            path = self._table_path(service)
+            known = path is not None and path.exists() and tables.get(abi.index(service)) is not None
+            table = self.tables[service] = Table(slots, existing=Map.pinned(path) if path and known else None)
+            if not known:
+                self._pin_table(service, table)
                 tables[abi.index(service)] = struct.pack("=I", table.map.fd)
         return table
 
@@ -206,6 +214,16 @@ class Dataplane:
         self.leave_table(service)
         if self.maps["tables"].get(abi.index(service)):
             del self.maps["tables"][abi.index(service)]
+        if path := self._table_path(service):
+            path.unlink(missing_ok=True)
+
+    def _table_path(self, service: int) -> Path | None:
+        return self._directory and self._directory / f"slots-{service}"
+
+    def _pin_table(self, service: int, table: Table) -> None:
+        if path := self._table_path(service):
+            path.unlink(missing_ok=True)
+            table.map.pin(path)
 
     def set_server(self, id_: int, server: abi.Server) -> None:
         self.maps["servers"][abi.index(id_)] = server.pack()

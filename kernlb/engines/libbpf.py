@@ -99,7 +99,6 @@ _NUMBERS: dict[str, tuple[Any, ...]] = {
     "bpf_map_update_batch": (c_int, c_char_p, c_char_p, ctypes.POINTER(c_uint32), c_void_p),
     "bpf_map_lookup_batch": (c_int, c_void_p, c_void_p, c_void_p, c_void_p, ctypes.POINTER(c_uint32), c_void_p),
     "bpf_obj_get_info_by_fd": (c_int, c_void_p, ctypes.POINTER(c_uint32)),
-    "bpf_map_get_fd_by_id": (c_uint32,),
     "bpf_link_create": (c_int, c_int, c_uint32, c_void_p),
     "bpf_link_update": (c_int, c_int, c_void_p),
     "bpf_tc_hook_create": (c_void_p,),
@@ -197,10 +196,6 @@ class Map:
             ARRAY, name.encode()[:15], 4, value_size, max_entries, ctypes.byref(options)
         )
         return cls(check(descriptor, f"create map {name}"))
-
-    @classmethod
-    def by_id(cls, id_: int) -> "Map":
-        return cls(check(library().bpf_map_get_fd_by_id(id_), f"open map number {id_}"))
 
     @classmethod
     def pinned(cls, path: Path) -> "Map":

@@ -52,7 +52,7 @@ def remove(place: Path) -> None:
     try:
         place.parent.rmdir()
     except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.ENOENT, errno.EBUSY, errno.EPERM):
+        if error.errno not in (errno.ENOTEMPTY, errno.ENOENT, errno.EBUSY, errno.EPERM, errno.EROFS):
             raise
 
 

@@ -1,6 +1,7 @@
 """XDP programs that somebody else has put on an interface: who they are, and how they are taken off."""
 
 import ctypes
+import errno
 import os
 import struct
 from collections.abc import Iterator
@@ -44,7 +45,8 @@ def displace(link: Link) -> None:
 def _named(interface: str, number: int) -> Stranger | None:
     descriptor = library().bpf_prog_get_fd_by_id(number)
     if descriptor < 0:
-        return None
+        # Without CAP_SYS_ADMIN it may be there, but not looked at.
+        return None if ctypes.get_errno() == errno.ENOENT else Stranger(interface, number, "", "unknown")
     try:
         told = info(descriptor, 80)  # struct bpf_prog_info: tag at 8, name at 64
     finally:
