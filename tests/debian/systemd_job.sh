@@ -1,13 +1,8 @@
 #!/bin/bash
 # What the shipped units do under a real systemd, step by step, as lines "step: what was seen". The package is installed.
 set -u
-say() { echo "$1: $(echo "${*:2}" | tr -s ' \n' ' ')"; }
-until_true() { # SECONDS COMMAND...
-	local end=$((SECONDS + $1))
-	until eval "${@:2}" >/dev/null 2>&1 || [ "$SECONDS" -ge "$end" ]; do sleep 0.5; done
-}
-table() { grep -v '^IP Virtual\|^Prot\|RemoteAddress' /proc/net/ip_vs; }
-pid() { systemctl show --property MainPID --value kernlb.service; }
+# shellcheck source=tests/debian/report.sh
+. /report.sh
 
 until_true 500 systemctl is-active kernlb.service
 say active "$(systemctl is-active kernlb.service kernlb-apply.service)"
@@ -20,12 +15,14 @@ say track "$(cat /run/kernlb/default/track)"
 say nft "$(nft list table inet kernlb | grep -c chain)"
 
 sysctl -qw net.ipv4.vs.expire_nodest_conn=0
-until_true 90 '[ "$(sysctl -n net.ipv4.vs.expire_nodest_conn)" = 1 ]'
+repaired() { [ "$(sysctl -n net.ipv4.vs.expire_nodest_conn)" = 1 ]; }
+until_true 90 repaired
 say repaired "$(sysctl -n net.ipv4.vs.expire_nodest_conn)"
 
 sed -i 's/weight = 3/weight = 5/' /etc/kernlb/kernlb.toml
 systemctl reload kernlb.service
 say reload "$?" "$(table)"
+say shown "$(kernlb show --json)"
 
 before=$(table)
 systemctl restart kernlb.service
@@ -33,7 +30,8 @@ say restart "$(systemctl is-active kernlb.service)" "$([ "$before" = "$(table)" 
 
 old=$(pid)
 kill -STOP "$old"
-until_true 90 '[ "$(pid)" != "$old" ] && systemctl is-active kernlb.service'
+another() { [ "$(pid)" != "$old" ] && systemctl is-active kernlb.service; }
+until_true 90 another
 say watchdog "$(systemctl show --property NRestarts --value kernlb.service)" "$(systemctl is-active kernlb.service)" \
 	"$([ "$before" = "$(table)" ] && echo same)"
 

@@ -1,18 +1,14 @@
 """The shipped units under a real systemd, in a guest with IPVS: the package on a clean Debian 12, booted."""
 
-import io
+import json
 import re
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from kernlb.render.units import CAPABILITIES
-from tests.debian.tree import debian
-from tests.vm import guest
-from tests.vm.initramfs import initramfs
-from tests.vm.kernel import kernel
+from tests.debian.booted import boot, installed
 
 pytestmark = [
     pytest.mark.root,
@@ -22,10 +18,11 @@ pytestmark = [
     pytest.mark.timeout(1500),
 ]
 
-HERE = Path(__file__).parent
 NUMBERS = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_PERFMON": 38, "CAP_BPF": 39}
-BOOT_AND_ALL = 900
 CONFIGURATION = """
+[engine]
+interfaces = ["front"]
+
 [addresses]
 manage = true
 
@@ -48,35 +45,39 @@ check = false
 
 [service.any.servers]
 s2 = "10.0.0.2:80"
+
+[service.hashed]
+bind = "203.0.113.20:80"
+engine = "xdp"
+forwarding = "fullnat"
+check = false
+
+[service.hashed.servers]
+h1 = { address = "10.0.0.3:80", weight = 3 }
+h2 = { address = "10.0.0.4:80", weight = 3 }
+"""
+FRONT = """
+[Unit]
+Before=kernlb-apply.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/ip link add front type veth peer name back
+ExecStart=/bin/ip address add 10.0.0.254/24 dev front
+ExecStart=/bin/ip link set front up
+ExecStart=/bin/ip link set back up
 """
 
 
 @pytest.fixture(scope="module")
 def seen(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
-    """What systemd_job.sh reports, by step."""
-    directory = tmp_path_factory.mktemp("systemd")
-    tree = directory / "tree"
-    # Unpacked and compiled here: emulated Python would take minutes.
-    subprocess.run(["cp", "-a", "--reflink=auto", debian(), tree], check=True, timeout=120)
-    (tree / "kernlb.deb").write_bytes(package.read_bytes())
-    installed = subprocess.run(["chroot", tree, "dpkg", "-i", "/kernlb.deb"], capture_output=True, timeout=120)
-    assert installed.returncode == 0, installed.stderr.decode()
-    (tree / "etc/kernlb/kernlb.toml").write_text(CONFIGURATION)
-    # Emulated Python takes twenty times as long to start; a watchdog that bites is waited for.
-    for unit, setting in (("kernlb", "WatchdogSec=15s"), ("kernlb-apply", "TimeoutStartSec=600s")):
-        pace = tree / f"etc/systemd/system/{unit}.service.d/pace.conf"
-        pace.parent.mkdir(parents=True)
-        pace.write_text(f"[Service]\n{setting}\n")
-    (tree / "job.sh").write_bytes((HERE / "systemd_job.sh").read_bytes())
-    chosen = kernel(guest.best_filesystem())
-    job = guest.Job(
-        command=["/bin/bash", "/job.sh"], directory=Path("/"), timeout=BOOT_AND_ALL, root=tree, systemd=True
-    )
-    out, errors = io.BytesIO(), io.BytesIO()
-    guest.run(job, kernel=chosen, initramfs=initramfs(chosen), stdout=out, stderr=errors)
-    print(errors.getvalue().decode())
-    steps = (line.partition(": ") for line in out.getvalue().decode().splitlines())
-    return {step: said.strip() for step, colon, said in steps if colon}
+    tree = installed(package, tmp_path_factory.mktemp("systemd"), CONFIGURATION)
+    wants = tree / "etc/systemd/system/kernlb-apply.service.wants"
+    wants.mkdir()
+    (wants.parent / "front.service").write_text(FRONT)
+    (wants / "front.service").symlink_to("../front.service")
+    return boot(tree, "systemd_job.sh")
 
 
 def test_both_units_start_and_the_daemon_is_ready(seen: Mapping[str, str]) -> None:
@@ -101,6 +102,11 @@ def test_a_changed_sysctl_is_put_right(seen: Mapping[str, str]) -> None:
 
 def test_a_reload_returns_when_the_kernel_is_as_the_new_file_says(seen: Mapping[str, str]) -> None:
     assert re.match(r"0 .*0A000001:0050 Masq 5 ", seen["reload"])
+    (hashed,) = (service for service in json.loads(seen["shown"])["services"] if service["engine"] == "xdp")
+    assert (hashed["name"], {each["name"]: each["weight"] for each in hashed["servers"]}) == (
+        "hashed",
+        {"h1": 5, "h2": 5},
+    )
 
 
 def test_neither_restart_nor_watchdog_nor_stop_touches_the_services(seen: Mapping[str, str]) -> None:
