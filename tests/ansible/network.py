@@ -127,8 +127,6 @@ def network(directory: Path, package: Path) -> Iterator[Network]:
         all_run(list(machines.values()))
         for name in SERVERS:
             serve(machines[name])
-        for name in DIRECTORS:
-            let_ebpf(machines[name])
         controller = Controller(directory, inventory({name: each.process for name, each in machines.items()}, package))
         yield Network(built, machines, controller)
 
@@ -137,15 +135,6 @@ def serve(machine: Booted) -> None:
     for path, text in (("system/web.service", UNIT), ("../web.py", WEB), ("../web.release", "1")):
         machine.run("sh", "-c", f"cat >/etc/systemd/{path} <<'END'\n{text}\nEND")
     machine.run("systemctl", "start", "web.service")
-
-
-def let_ebpf(machine: Booted) -> None:
-    """What the units lack for the eBPF engine: its tables are opened by number, and a read-only /sys takes
-    /sys/fs/bpf with it."""
-    for unit in ("kernlb", "kernlb-apply"):
-        place = f"/etc/systemd/system/{unit}.service.d"
-        more = "CapabilityBoundingSet=CAP_SYS_ADMIN\nAmbientCapabilities=CAP_SYS_ADMIN\nProtectKernelTunables=no"
-        machine.run("sh", "-c", f"mkdir -p {place}; printf '[Service]\n{more}\n' >{place}/ebpf.conf")
 
 
 def inventory(processes: Mapping[str, int], package: Path) -> str:
