@@ -11,7 +11,7 @@ from tests.vm.initramfs import initramfs
 from tests.vm.kernel import kernel
 
 HERE = Path(__file__).parent
-BOOT_AND_ALL = 900
+BOOT_AND_ALL = 1200
 
 
 def installed(package: Path, directory: Path, configuration: str) -> Path:
@@ -40,7 +40,9 @@ def boot(tree: Path, job: str) -> Mapping[str, str]:
         command=["/bin/bash", "/job.sh"], directory=Path("/"), timeout=BOOT_AND_ALL, root=tree, systemd=True
     )
     out, errors = io.BytesIO(), io.BytesIO()
-    guest.run(command, kernel=chosen, initramfs=initramfs(chosen), stdout=out, stderr=errors)
-    print(errors.getvalue().decode())
+    try:
+        guest.run(command, kernel=chosen, initramfs=initramfs(chosen), stdout=out, stderr=errors)
+    finally:
+        print(out.getvalue().decode(), errors.getvalue().decode(), sep="")
     steps = (line.partition(": ") for line in out.getvalue().decode().splitlines())
     return {step: said.strip() for step, colon, said in steps if colon}
