@@ -79,6 +79,6 @@ def _prose(text: str) -> Iterator[str]:
 
 
 def _escaped(text: str) -> str:
-    """roff's own signs as text. The hyphen of an option must come out as one that can be copied."""
-    text = text.translate(_ROFF)
+    """roff's own signs as text, and others by their numbers. An option's hyphen must come out as one to be copied."""
+    text = "".join(sign if sign.isascii() else rf"\[u{ord(sign):04X}]" for sign in text.translate(_ROFF))
     return rf"\&{text}" if text.startswith((".", "'")) else text

@@ -57,10 +57,10 @@ def test_bcc_compiles_what_is_carried_and_no_more_and_again_for_what_comes(place
     converge(xdp, ONE)
     assert running(xdp) == (Maker.BCC, {"fullnat"})
     assert asked(xdp, "192.0.2.1") == vip(1)
-    maps = sorted(path.stat().st_ino for path in place.iterdir() if not path.name.startswith(("balancer", "tcx")))
+    maps = {path.stat().st_ino for path in place.iterdir() if not path.name.startswith(("balancer", "tcx"))}
     converge(xdp, ONE | DIRECT)
     assert running(xdp) == (Maker.BCC, {"fullnat", "ipv6", "transition"})
-    assert sorted(p.stat().st_ino for p in place.iterdir() if not p.name.startswith(("balancer", "tcx"))) == maps
+    assert maps <= {path.stat().st_ino for path in place.iterdir()}
     assert set(xdp.hooks().values()) == {Hook.TCX}
     before = xdp.writes
     converge(engine(place, Loader.BCC), ONE | DIRECT)
