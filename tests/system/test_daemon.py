@@ -232,6 +232,8 @@ def test_what_others_flush_is_back_within_seconds(gateway: Director) -> None:
             lambda: without_counters(told(gateway, "nft", "-nn", "list", "table", "inet", "kernlb")),
             lambda: told(gateway, *conntrack),
         ]
+        until(lambda: set(status(gateway).values()) == {"up"}, patience=60)
+        until(lambda: client(gateway).status()["daemon"]["reconciled"], patience=60)
         before = [part() for part in parts]
         meddling = (["ipvsadm", "-C"], ["nft", "flush", "ruleset"], ["sysctl", "-qw", "net.ipv4.vs.conntrack=0"])
         for part, was, command in zip(parts, before, meddling, strict=True):

@@ -1,4 +1,5 @@
-"""Real servers that flap at random behind the eBPF engine, for a short while; bench/soak does it for ten minutes."""
+"""Real servers that flap at random behind the eBPF engine, for a short while; bench/soak does it for ten minutes,
+after which memory tells something too."""
 
 from pathlib import Path
 
@@ -18,4 +19,3 @@ def test_flapping_real_servers_leave_states_and_kernel_as_the_model_says_and_the
     assert (found.untrue, found.uncaused, found.failed) == (0, 0, 0)
     early, late = quarters(found.pauses)
     assert {what: grown(early, late, what) for what in WHAT} == dict.fromkeys(WHAT, 0)
-    assert min(each.objects for each in late) <= 1.05 * max(each.objects for each in early)
