@@ -3,7 +3,8 @@
 # It promises what debian/bookworm64 does: user vagrant with Vagrant's well-known key and sudo, sshd, DHCP on eth0.
 set -euo pipefail
 suite=bookworm
-file=$1 packages=$2 mirror=${3:-http://deb.debian.org/debian}
+# Without a MIRROR mmdebstrap takes its own; the box keeps what it took.
+file=$1 packages=$2 mirror=("${@:3}")
 key=$(find / -xdev -path '*/vagrant-*/keys/vagrant.pub' -print -quit)
 work=$(mktemp -d "$file.XXXXXX")
 loop=
@@ -26,7 +27,7 @@ few='mkdir -p "$1/usr/share/initramfs-tools/modules.d" "$1/etc/initramfs-tools/c
 mmdebstrap --quiet --variant=minbase --format=tar --include="$packages" --essential-hook="$few" \
 	--aptopt='APT::Install-Recommends "false"' --dpkgopt=force-unsafe-io --skip=cleanup/apt/lists \
 	--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
-	"$suite" "$work/root.tar" "$mirror"
+	"$suite" "$work/root.tar" "${mirror[@]}"
 
 truncate -s 8G "$work/disk"
 printf 'label: dos\nstart=2048, type=83, bootable\n' | sfdisk -q "$work/disk"
@@ -46,7 +47,6 @@ echo box >"$root/etc/hostname"
 printf '127.0.0.1 localhost\n127.0.1.1 box\n' >"$root/etc/hosts"
 echo 'LABEL=root / ext4 defaults,noatime 0 1' >"$root/etc/fstab"
 printf 'auto lo\niface lo inet loopback\nauto eth0\niface eth0 inet dhcp\n' >"$root/etc/network/interfaces"
-echo "deb $mirror $suite main" >"$root/etc/apt/sources.list"
 # Each machine is itself: host keys and machine-id are made by its first boot.
 rm -f "$root"/etc/ssh/ssh_host_*
 : >"$root/etc/machine-id"
