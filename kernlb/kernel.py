@@ -4,9 +4,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from functools import cached_property
 from itertools import groupby
 
+from kernlb.counters import Counters
 from kernlb.engines import Displacing, Engine, Loaded, Loading, Overhearing, Parted, Tending, Transit, Transiting
 from kernlb.errors import Conflict, Unsupported
-from kernlb.model import Counters, EngineName, Key, ServerKey, ServiceKey, Table, Value, service_of
+from kernlb.model import EngineName, Key, ServerKey, ServiceKey, Table, Value, service_of
 from kernlb.parts import Parts, cut, whole
 from kernlb.plan import Operation
 

@@ -6,8 +6,9 @@ from difflib import get_close_matches
 from typing import Any
 
 from kernlb.config.values import Config, Service
+from kernlb.counters import Counters
 from kernlb.errors import KernlbError
-from kernlb.model import Counters, Protocol
+from kernlb.model import Protocol
 from kernlb.pool import Hold, Override, ServerName
 
 SETTLE = 1.0

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kernlb import ownership
+from kernlb.counters import Counters
 from kernlb.desired import Desired, Name
 from kernlb.errors import Conflict, KernelError, KernlbError, Unsupported
 from kernlb.kernel import Kernel
 from kernlb.model import (
-    Counters,
     Endpoint,
     EngineName,
     Family,

@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from kernlb.counters import Counters
 from kernlb.health import State, dumped, loaded
 from kernlb.keytext import key_from, key_text
-from kernlb.model import Counters, Key
+from kernlb.model import Key
 from kernlb.pool import ServerName
 from kernlb.totals import Known
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from kernlb.counters import Counters
 from kernlb.desired import Name
 from kernlb.model import (
-    Counters,
     Endpoint,
     Forwarding,
     Fwmark,

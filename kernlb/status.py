@@ -5,9 +5,10 @@ from typing import Any
 
 from kernlb.assessment import Assessment
 from kernlb.config.values import Server, Service
+from kernlb.counters import Counters
 from kernlb.desired import Name
 from kernlb.engines import Transit
-from kernlb.model import Counters, Endpoint, Forwarding, Fwmark, Key, ServerKey, ServiceKey, Table
+from kernlb.model import Endpoint, Forwarding, Fwmark, Key, ServerKey, ServiceKey, Table
 from kernlb.operator import live_connections
 from kernlb.pool import Hold, Override, scale_of
 from kernlb.ratings import all_servers

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from kernlb.model import Counters, Key
+from kernlb.counters import Counters
+from kernlb.model import Key
 
 _TOTALS = ("connections", "packets_in", "packets_out", "bytes_in", "bytes_out")
 

@@ -15,7 +15,19 @@ LAYERS = (
     ("daemon", "demo"),
     ("reconciler", "checker", "control", "machine"),
     (),
-    ("errors", "model", "plan", "health", "pool", "hashing", "config", "desired", "engines.wire", "engines.abi"),
+    (
+        "errors",
+        "model",
+        "counters",
+        "plan",
+        "health",
+        "pool",
+        "hashing",
+        "config",
+        "desired",
+        "engines.wire",
+        "engines.abi",
+    ),
 )
 PARTS, CORE = 3, 4
 IMPURE = {"asyncio", "time", "random", "os", "socket", "logging", "subprocess", "pyroute2", "threading", "select"}

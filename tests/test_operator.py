@@ -6,7 +6,8 @@ import pytest
 
 from kernlb import operator
 from kernlb.config.values import AddressBind, Config, Server, Service
-from kernlb.model import Counters, Protocol
+from kernlb.counters import Counters
+from kernlb.model import Protocol
 from kernlb.pool import Hold, Override
 
 NAME = ("web", "one")

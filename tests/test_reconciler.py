@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from kernlb.counters import Counters
 from kernlb.desired import Desired, Name
 from kernlb.engines.memory import Memory
 from kernlb.errors import Conflict, KernelError
 from kernlb.kernel import Kernel
 from kernlb.model import (
-    Counters,
     Endpoint,
     EngineName,
     Family,

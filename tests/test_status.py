@@ -8,9 +8,10 @@ from rich.console import Console
 from kernlb.assessment import Assessment
 from kernlb.cli.status import renderables
 from kernlb.config.values import AddressBind, Config, Server, Service
+from kernlb.counters import Counters
 from kernlb.desired import Meaning
 from kernlb.engines import Transit
-from kernlb.model import Counters, Endpoint, EngineName, Forwarding, Ruleset, Scheduler, ServerKey
+from kernlb.model import Endpoint, EngineName, Forwarding, Ruleset, Scheduler, ServerKey
 from kernlb.status import service_documents
 
 SERVICE = Service(

@@ -4,7 +4,8 @@ import json
 from ipaddress import IPv4Address
 
 from kernlb import record
-from kernlb.model import Counters, Endpoint, EngineName, Protocol, ServerKey
+from kernlb.counters import Counters
+from kernlb.model import Endpoint, EngineName, Protocol, ServerKey
 from kernlb.totals import Known, Totals
 
 KEY = ServerKey(Endpoint(EngineName.IPVS, Protocol.TCP, IPv4Address("192.0.2.1"), 80), IPv4Address("10.0.0.1"), 80)

@@ -6,10 +6,11 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from kernlb import operator
 from kernlb.config.values import Config
+from kernlb.counters import Counters
 from kernlb.desired import Name
 from kernlb.engines import Loaded, Transit
 from kernlb.errors import KernlbError
-from kernlb.model import Counters, Key, ServerKey, ServiceKey, Table
+from kernlb.model import Key, ServerKey, ServiceKey, Table
 from kernlb.pool import ServerName
 from kernlb.reconciler import Step
 from kernlb.totals import Totals

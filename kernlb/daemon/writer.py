@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from kernlb.counters import Counters
 from kernlb.daemon.options import Signs
 from kernlb.daemon.view import Seen
-from kernlb.model import Counters, Key, ServerKey
+from kernlb.model import Key, ServerKey
 from kernlb.operator import Overrides
 from kernlb.ownership import Ownership
 from kernlb.plan import Operation

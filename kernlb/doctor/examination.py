@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 
 from kernlb.config.values import Config
+from kernlb.counters import Counters
 from kernlb.doctor import engines, network
 from kernlb.doctor.finding import Finding
 from kernlb.doctor.patient import Patient
-from kernlb.model import Counters, EngineName, Key, Table
+from kernlb.model import EngineName, Key, Table
 from kernlb.pool import ServerName
 
 

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from kernlb.config.values import AddressBind, Config, Server, Service
+from kernlb.counters import Counters
 from kernlb.doctor.arp import answering
 from kernlb.doctor.finding import Finding, Verdict
 from kernlb.doctor.patient import Patient
 from kernlb.engines.rtnetlink import Link, Route
-from kernlb.model import Counters, EngineName, Family, Forwarding, IPAddress, Key, ServerKey, TunnelKind
+from kernlb.model import EngineName, Family, Forwarding, IPAddress, Key, ServerKey, TunnelKind
 from kernlb.pool import ServerName
 from kernlb.ratings import all_servers
 from kernlb.vip_checks import ways

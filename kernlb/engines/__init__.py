@@ -4,8 +4,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from kernlb.counters import Counters
 from kernlb.errors import Conflict
-from kernlb.model import Counters, Key, ServerKey, ServiceKey, Table
+from kernlb.model import Key, ServerKey, ServiceKey, Table
 from kernlb.parts import Parts
 from kernlb.plan import Operation
 

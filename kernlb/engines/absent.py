@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+from kernlb.counters import Counters
 from kernlb.errors import Unsupported
-from kernlb.model import Counters, Key, Table
+from kernlb.model import Key, Table
 from kernlb.plan import Operation
 
 

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kernlb.checks.spec import PRIORITY
+from kernlb.counters import Counters
 from kernlb.engines.nftables import nft, refusal
 from kernlb.errors import KernlbError
-from kernlb.model import CheckTimeouts, CheckTimeoutsKey, Counters, Key, Table
+from kernlb.model import CheckTimeouts, CheckTimeoutsKey, Key, Table
 from kernlb.plan import Operation
 
 TABLE = "kernlb_checks"

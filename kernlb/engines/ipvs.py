@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from kernlb.config.values import Service
+from kernlb.counters import Counters
 from kernlb.engines import modules, trial
 from kernlb.engines.conntrack import Conntrack
 from kernlb.engines.hold import held
@@ -27,7 +28,6 @@ from kernlb.engines.wire.header import FAMILY_NAME, Command, CommandAttribute
 from kernlb.engines.wire.settings import Info
 from kernlb.errors import Unsupported
 from kernlb.model import (
-    Counters,
     Endpoint,
     Fwmark,
     Key,

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from errno import EEXIST, ENOENT
 
+from kernlb.counters import Counters
 from kernlb.errors import KernelError
-from kernlb.model import Counters, Endpoint, Fwmark, Key, ServerKey, Table
+from kernlb.model import Endpoint, Fwmark, Key, ServerKey, Table
 from kernlb.plan import Operation, play
 from kernlb.text import thing
 

@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kernlb.config.values import MARK_BASE
+from kernlb.counters import Counters
 from kernlb.engines.nft.listing import Listing, parse
 from kernlb.engines.nft.script import Script, script
 from kernlb.engines.nft.static import TABLE, ruleset, static
 from kernlb.errors import KernelError, KernlbError, Unsupported
-from kernlb.model import Counters, ExemptKey, Key, LimitKey, MarkKey, RulesetKey, SourceKey, Table
+from kernlb.model import ExemptKey, Key, LimitKey, MarkKey, RulesetKey, SourceKey, Table
 from kernlb.plan import Operation
 from kernlb.text import thing
 

@@ -3,9 +3,10 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from kernlb.counters import Counters
 from kernlb.engines import Engine
 from kernlb.engines.ipvs import Ipvs
-from kernlb.model import Counters, Key, ServiceKey, Table, service_of
+from kernlb.model import Key, ServiceKey, Table, service_of
 from kernlb.parts import Parts, cut, whole
 from kernlb.plan import Operation
 

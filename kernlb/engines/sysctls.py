@@ -6,8 +6,9 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from kernlb.counters import Counters
 from kernlb.errors import KernelError, KernlbError, Unsupported
-from kernlb.model import Counters, Key, Sysctl, SysctlKey, Table
+from kernlb.model import Key, Sysctl, SysctlKey, Table
 from kernlb.plan import Operation
 
 _ROOT = Path("/proc/sys")

@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from kernlb.counters import Counters
 from kernlb.engines.announce import announce
 from kernlb.errors import KernelError, KernlbError, Unsupported
-from kernlb.model import Counters, Family, Key, Table, Value, Vip, VipKey, family_of
+from kernlb.model import Family, Key, Table, Value, Vip, VipKey, family_of
 from kernlb.plan import Operation, Verb
 
 _IFA_F_NODAD = 0x02

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence, Set
 from pathlib import Path
 
 from kernlb.config.values import Loader
+from kernlb.counters import Counters
 from kernlb.engines import Loaded, Transit, abi, flows, pins, specialise, strangers
 from kernlb.engines.attach import Attachments, Hook
 from kernlb.engines.books import Books
@@ -27,7 +28,7 @@ from kernlb.engines.slots import Slots
 from kernlb.engines.stillness import Stillness
 from kernlb.errors import Conflict, KernelError, Unsupported
 from kernlb.hashing import SLOTS
-from kernlb.model import Counters, Endpoint, Forwarding, Key, Protocol, ServerKey, ServiceKey, Table, service_of
+from kernlb.model import Endpoint, Forwarding, Key, Protocol, ServerKey, ServiceKey, Table, service_of
 from kernlb.parts import Parts, cut, whole
 from kernlb.places import namespace_inode
 from kernlb.plan import Operation

@@ -10,13 +10,16 @@ from kernlb.engines import abi
 from kernlb.engines.bcc_loader import Compilation
 from kernlb.engines.building import Maker
 from kernlb.engines.bytecode import Code
-from kernlb.engines.dataplane import PROGRAMS, Dataplane, Sizes
+from kernlb.engines.dataplane import PROGRAMS, TC, XDP, Dataplane, Sizes
 from kernlb.engines.libbpf import Object
+from tests.bpf.world import World
 from tests.features import Feature, need
 
 BPF = Path(__file__).parents[2] / "bpf"
 BUCKETS = 1024
 SIZES = Sizes(services=16, keys=64, servers=1024, sources=16)
+HOOKS = pytest.mark.parametrize("hook", [XDP, TC])
+FAMILIES = pytest.mark.parametrize("family", [4, 6])
 LOADERS = pytest.mark.parametrize("loaded", list(Maker), indirect=True, scope="session")
 """The same laws on the program as it is shipped and as BCC compiles it."""
 
@@ -59,3 +62,8 @@ def plane(loaded: Dataplane) -> Dataplane:
         values = bytes(empty.value_size * empty.values_per_key * empty.max_entries)
         empty.update_packed(keys, values, empty.max_entries)
     return loaded
+
+
+@pytest.fixture
+def world(plane: Dataplane) -> World:
+    return World(plane)

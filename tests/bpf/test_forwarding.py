@@ -13,8 +13,8 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
 from kernlb.engines import abi
-from kernlb.engines.dataplane import TC, XDP, Dataplane
-from tests.bpf.conftest import LOADERS
+from kernlb.engines.dataplane import TC, XDP
+from tests.bpf.conftest import FAMILIES, HOOKS, LOADERS
 from tests.bpf.world import (
     CLIENT4,
     CLIENT6,
@@ -44,13 +44,6 @@ from tests.bpf.world import (
 )
 
 pytestmark = [pytest.mark.bpf, LOADERS]
-HOOKS = pytest.mark.parametrize("hook", [XDP, TC])
-FAMILIES = pytest.mark.parametrize("family", [4, 6])
-
-
-@pytest.fixture
-def world(plane: Dataplane) -> World:
-    return World(plane)
 
 
 @HOOKS
@@ -238,7 +231,7 @@ def test_later_fragments_follow_the_first(world: World, hook: str) -> None:
 
 
 @HOOKS
-@pytest.mark.parametrize("family", [4, 6])
+@FAMILIES
 def test_what_an_outer_header_makes_too_big_is_answered(world: World, hook: str, family: int) -> None:
     packet = frame(IPIP, family, tcp("A", payload=bytes(1460 if family == 4 else 1440)))
     run = world.send(packet, hook)

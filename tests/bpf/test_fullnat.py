@@ -7,8 +7,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
 from kernlb.engines import abi
-from kernlb.engines.dataplane import TC, XDP, Dataplane
-from tests.bpf.conftest import LOADERS
+from tests.bpf.conftest import FAMILIES, HOOKS, LOADERS
 from tests.bpf.world import (
     CLIENT4,
     CLIENT6,
@@ -32,13 +31,6 @@ from tests.bpf.world import (
 )
 
 pytestmark = [pytest.mark.bpf, LOADERS]
-HOOKS = pytest.mark.parametrize("hook", [XDP, TC])
-FAMILIES = pytest.mark.parametrize("family", [4, 6])
-
-
-@pytest.fixture
-def world(plane: Dataplane) -> World:
-    return World(plane)
 
 
 @HOOKS

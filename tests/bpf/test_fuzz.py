@@ -15,6 +15,7 @@ from scapy.layers.l2 import Dot1Q, Ether
 from kernlb.engines import abi
 from kernlb.engines.dataplane import TC, XDP, Dataplane
 from tests.bpf import oracle
+from tests.bpf.conftest import HOOKS
 from tests.bpf.mutation import Frames, frames, mutated, run
 from tests.bpf.world import (
     CLIENT4,
@@ -95,18 +96,17 @@ def large_seeds() -> list[bytes]:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("hook", [XDP, TC])
-def test_mutated_packets_harm_nobody(plane: Dataplane, hook: str) -> None:
-    world = World(plane)
+@HOOKS
+def test_mutated_packets_harm_nobody(world: World, hook: str) -> None:
     for method in (IPIP, GUE):
         in_transition(world, method)
     dice = np.random.default_rng(20261123)
     met = dict.fromkeys(("passed", "too big", "in a tunnel", "forwarded", "translated"), 0)
-    small = frames([*seeds(), *answers(plane, hook)])
+    small = frames([*seeds(), *answers(world.plane, hook)])
     for corpus, count in ((small, PACKETS), (frames(large_seeds()), PACKETS // 50)):
         for _ in range(0, count, BATCH):
             packets = mutated(dice, corpus, min(BATCH, count), shortest=SHORTEST[hook])
-            verdicts, out = run(plane.program(hook).fd, packets)
+            verdicts, out = run(world.plane.program(hook).fd, packets)
             judge(packets, verdicts, out, world, hook, met)
     print(f"{hook}: {met}")
     assert all(met.values()), met

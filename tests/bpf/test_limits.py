@@ -9,6 +9,7 @@ from scapy.layers.l2 import Ether
 from kernlb.engines import abi
 from kernlb.engines.dataplane import TC, XDP, Dataplane
 from kernlb.engines.limits import live
+from tests.bpf.conftest import FAMILIES, HOOKS
 from tests.bpf.world import (
     CLIENT_MAC,
     FULLNAT,
@@ -27,14 +28,7 @@ from tests.bpf.world import (
 )
 
 pytestmark = pytest.mark.bpf
-HOOKS = pytest.mark.parametrize("hook", [XDP, TC])
-FAMILIES = pytest.mark.parametrize("family", [4, 6])
 DROPPED = {XDP: 1, TC: 2}
-
-
-@pytest.fixture
-def world(plane: Dataplane) -> World:
-    return World(plane)
 
 
 def limit(world: World, family: int, *, connections: int = 0, together: int = 0) -> None:

@@ -6,7 +6,8 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from kernlb.engines import abi
-from kernlb.engines.dataplane import TC, XDP, Dataplane
+from kernlb.engines.dataplane import XDP, Dataplane
+from tests.bpf.conftest import FAMILIES, HOOKS
 from tests.bpf.world import (
     CLIENT_MAC,
     FULLNAT,
@@ -24,8 +25,6 @@ from tests.bpf.world import (
 )
 
 pytestmark = pytest.mark.bpf
-HOOKS = pytest.mark.parametrize("hook", [XDP, TC])
-FAMILIES = pytest.mark.parametrize("family", [4, 6])
 A_MINUTE = 64
 RESTED = 4
 

@@ -9,21 +9,19 @@ from scapy.layers.inet import IP
 from scapy.layers.l2 import Ether
 
 from kernlb.engines import abi
-from kernlb.engines.dataplane import TC, XDP, Dataplane
+from kernlb.engines.dataplane import XDP
 from kernlb.hashing import assign, flow_hash, slot_of
 from kernlb.transition import NEVER, Transition
-from tests.bpf.conftest import LOADERS
+from tests.bpf.conftest import HOOKS, LOADERS
 from tests.bpf.world import CLIENT4, HOP, IDLE, SLOTS, SOURCE4, World, frame, ip_address, tcp, udp
 from tests.bpf.world import IPIP as METHOD
 
 pytestmark = [pytest.mark.bpf, LOADERS]
 NAMES = [f"10.9.0.{n}" for n in range(1, 13)]
-HOOKS = pytest.mark.parametrize("hook", [XDP, TC])
 
 
 @pytest.fixture
-def world(plane: Dataplane) -> World:
-    world = World(plane)
+def world(world: World) -> World:
     for number, name in enumerate(NAMES):
         put(world, number)
         assert str(ip_address(name))

@@ -11,10 +11,11 @@ import pytest
 
 from kernlb.config import load
 from kernlb.config.values import Config
+from kernlb.counters import Counters
 from kernlb.doctor import network
 from kernlb.doctor.finding import Finding, Verdict
 from kernlb.doctor.patient import Patient
-from kernlb.model import Counters, Endpoint, EngineName, Protocol, ServerKey
+from kernlb.model import Endpoint, EngineName, Protocol, ServerKey
 from tests.system.network import inside, ip, namespaces, nft, run
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from kernlb.counters import Counters
 from kernlb.engines.wire import netlink
 from kernlb.engines.wire.header import DestAttribute, ServiceAttribute, StatsAttribute
-from kernlb.model import Counters
 
 
 @dataclass(frozen=True, slots=True)
