@@ -1,19 +1,18 @@
 """The machine as it answers questions, in the network namespace of the calling thread. Changes nothing of it."""
 
 import json
-import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from kernlb.engines.nftables import nft
 from kernlb.engines.rtnetlink import Link, Route, Rtnetlink
 from kernlb.engines.sysctls import Sysctls
+from kernlb.errors import KernlbError
 from kernlb.model import IPAddress, Sysctl, SysctlKey
 
 _SYSCTLS = Path("/proc/sys")
-_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +96,10 @@ class Patient:
 
 
 def _chains() -> Iterator[Chain]:
-    program = shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin:/bin")
-    if program is None:
+    try:
+        listed = nft("-j", "list", "chains")
+    except KernlbError:
         return
-    listed = subprocess.run([program, "-j", "list", "chains"], capture_output=True, timeout=_SECONDS, check=False)
     for entry in json.loads(listed.stdout)["nftables"] if listed.returncode == 0 else ():
         chain = entry.get("chain", {})
         if "hook" in chain:

@@ -4,14 +4,13 @@ after a second instead of being refused. What was there before goes on.
 The nftables table that does so belongs to a process of nft: whatever becomes of kernlb, it ends with that process.
 """
 
-import os
-import shutil
 import subprocess
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from select import select
 
+from kernlb.engines import nftables
 from kernlb.model import Endpoint, Family, Fwmark, Protocol, ServiceKey
 
 TABLE = "kernlb_hold"
@@ -24,20 +23,20 @@ _PAUSE = 0.002
 def held(services: Collection[ServiceKey]) -> Iterator[bool]:
     """Whether they are held inside the block. Needs the program nft and a kernel that knows owners of tables (5.12)."""
     rules = [rule for service in services if (rule := _rule(service)) is not None]
-    program = shutil.which("nft", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") if rules else None
-    if program is None:
+    nft = nftables.program() if rules else None
+    if nft is None:
         yield False
         return
     with subprocess.Popen(
-        [program, "-i"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [nft, "-i"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as process:
         try:
-            yield _begun(process, program, rules)
+            yield _begun(process, nft, rules)
         finally:
             process.kill()
 
 
-def _begun(process: subprocess.Popen[bytes], program: str, rules: list[str]) -> bool:
+def _begun(process: subprocess.Popen[bytes], nft: str, rules: list[str]) -> bool:
     # IPVS looks at what arrives at priority 98, after kernlb's own marks and limits.
     chain = f"chain held {{ type filter hook input priority filter + 91; {'; '.join(rules)}; }}"
     assert process.stdin is not None
@@ -49,7 +48,7 @@ def _begun(process: subprocess.Popen[bytes], program: str, rules: list[str]) -> 
         return False
     end = time.monotonic() + _SECONDS
     while process.poll() is None and not select([process.stderr], [], [], _PAUSE)[0] and time.monotonic() < end:
-        listed = subprocess.run([program, "list", "table", "inet", TABLE], capture_output=True, check=False)
+        listed = subprocess.run([nft, "list", "table", "inet", TABLE], capture_output=True, check=False)
         if listed.returncode == 0:
             return True
     return False

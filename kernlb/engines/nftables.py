@@ -23,7 +23,7 @@ from kernlb.model import ExemptKey, Key, LimitKey, MarkKey, RulesetKey, SourceKe
 from kernlb.plan import Operation
 from kernlb.text import thing
 
-__all__ = ["Nftables", "Tallies", "nft", "refusal", "ruleset"]
+__all__ = ["Nftables", "Tallies", "nft", "program", "refusal", "ruleset"]
 
 # The first use may load a dozen modules, each from a slow disk.
 _SECONDS = 240.0
@@ -100,14 +100,19 @@ class Nftables:
         raise refusal(done.stderr, None)
 
 
+def program() -> str | None:
+    """Where nft is, also for who has no sbin on the path."""
+    return shutil.which("nft", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+
+
 def nft(*arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
     """What the program says. Raises Unsupported where there is none."""
-    program = shutil.which("nft", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-    if program is None:
+    found = program()
+    if found is None:
         raise Unsupported("there is no program nft", hint="install the package nftables (Debian: apt install nftables)")
     try:
         return subprocess.run(
-            [program, *arguments],
+            [found, *arguments],
             input=text,
             capture_output=True,
             text=True,
