@@ -144,6 +144,10 @@ class Book:
             for server, member in carried.members.items():
                 yield key, server, member
 
+    def numbers(self) -> int:
+        """How many numbers to ask for, so that those of all members are among them."""
+        return max((member.id for _, _, member in self.members()), default=NOBODY) + 1
+
     def source_range(self, group: tuple[IPAddress, ...]) -> tuple[int, int]:
         """First place and count of a group, which gets its place the first time. Places never change hands."""
         if group not in self.sources:

@@ -238,13 +238,8 @@ class Dataplane:
     def traffic(self, server: int) -> abi.Traffic:
         return abi.Traffic.unpack(self.maps["traffic"][abi.index(server)])
 
-    def traffics(self, servers: int) -> list[abi.Traffic]:
-        """Of the servers with the first numbers."""
-        names = abi.Traffic.__dataclass_fields__
-        return [abi.Traffic(**dict(zip(names, each, strict=True))) for each in self.counted(servers).tolist()]
-
     def counted(self, servers: int) -> NDArray[np.uint64]:
-        """The same, a row a server and a column a counter."""
+        """The traffic of the servers with the first numbers: a row a server, a column a field of struct traffic."""
         counters = self.maps["traffic"]
         packed = np.frombuffer(counters.first(servers), dtype=np.uint64)
         summed: NDArray[np.uint64] = packed.reshape(servers, counters.values_per_key, -1).sum(axis=1)

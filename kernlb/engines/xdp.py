@@ -8,6 +8,9 @@ import time
 from collections.abc import Collection, Mapping, Sequence, Set
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kernlb.config.values import Loader
 from kernlb.counters import Counters
 from kernlb.engines import Loaded, Transit, abi, flows, pins, specialise, strangers
@@ -103,11 +106,13 @@ class Xdp:
         if book is None:
             return {}
         plane = self._opened()
-        traffics = plane.traffics(max((member.id for _, _, member in book.members()), default=0) + 1)
+        counted = plane.counted(book.numbers())
+        names = abi.Traffic.__dataclass_fields__
+        traffics = [abi.Traffic(**dict(zip(names, row, strict=True))) for row in counted.tolist()]
         translating = any(member.value.forwarding is Forwarding.FULLNAT for _, _, member in book.members())
         live = flows.count(plane.maps["flows"], _timeouts(book.wish)) if translating else {}
-        unused = self._unused(book, plane)
-        counted: dict[Key, Counters] = {}
+        unused = self._unused(book, counted)
+        found: dict[Key, Counters] = {}
         for service, carried in book.services.items():
             parts = []
             for key, member in carried.members.items():
@@ -127,16 +132,15 @@ class Xdp:
                         inactive_connections=inactive if known else None,
                     )
                 )
-                counted[key] = parts[-1]
-            counted[service] = _sum(parts)
-        return counted
+                found[key] = parts[-1]
+            found[service] = _sum(parts)
+        return found
 
-    def _unused(self, book: Book, plane: Dataplane) -> Set[int]:
+    def _unused(self, book: Book, counted: NDArray[np.uint64]) -> Set[int]:
         """The servers of which no connection can be in use any more: they were sent nothing for the idle timeout."""
         now = time.monotonic()
-        ids = [member.id for _, _, member in book.members()]
-        packets = plane.counted(max(ids, default=0) + 1)[:, 1].tolist()  # struct traffic of abi.h
-        self._stillness.look({number: packets[number] for number in ids}, now=now)
+        packets = counted[:, 1].tolist()  # struct traffic of abi.h
+        self._stillness.look({member.id: packets[member.id] for _, _, member in book.members()}, now=now)
         return self._stillness.of(book.wish.idle, now=now)
 
     # --- what else can be asked of it
@@ -146,7 +150,7 @@ class Xdp:
         book = self._books.current()
         if book is None:
             return ()
-        counted = self._opened().counted(max((member.id for _, _, member in book.members()), default=0) + 1)
+        counted = self._opened().counted(book.numbers())
         flows_begun, packets_in = counted[:, 0], counted[:, 1]  # struct traffic of abi.h
         numbers = self._silence.look(flows_begun, packets_in)
         members = ((service, key) for service, key, member in book.members() if member.id in numbers)
@@ -273,7 +277,7 @@ class Xdp:
         if change.reshaped or told or not book.fingerprint or self._builder.ready() or not self._outlook.holds():
             hangs = self._surround(book, change, moved=at_once)
         plane = self._opened()
-        self._tables.settle(book, plane, unused=lambda: self._unused(book, plane))
+        self._tables.settle(book, plane, unused=lambda: self._unused(book, plane.counted(book.numbers())))
         self._books.keep(book)
         return hangs
 
