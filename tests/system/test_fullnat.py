@@ -6,7 +6,6 @@ client 192.0.2.10 and all of 10.64.0.0/16 -- director -- server1 10.0.0.1, serve
 import json
 import multiprocessing
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -19,8 +18,6 @@ import pytest
 
 from kernlb.demo.namespaces import SERVERS, Lab, lab
 from kernlb.engines.carried import Wish
-from kernlb.engines.dataplane import Dataplane, Sizes
-from kernlb.engines.xdp import Xdp
 from kernlb.model import (
     Bounds,
     Endpoint,
@@ -31,20 +28,18 @@ from kernlb.model import (
     RealServer,
     Scheduler,
     ServerKey,
-    Table,
     Value,
     VirtualService,
 )
-from kernlb.places import Places
-from kernlb.plan import diff
+from tests.system.engine import Director, director, inside
 from tests.system.network import until
 
+__all__ = ["director"]
 pytestmark = [pytest.mark.bpf, pytest.mark.netns]
 VIP, TCP_PORT = "198.51.100.80", 7000
 MANY, CLIENTS = "10.64.0.0/16", 500
 SERVERS_USED = ("server1", "server2")
 PORTS = 100
-SMALL = Sizes(services=16, keys=64, servers=1024, sources=16, memory_buckets=1024, flow_buckets=4096)
 LOAD = Path(__file__).parents[2] / "bench" / "gateway" / "clients.py"
 RECKLESS = Wish(tcp=700.0)
 """Another program has to be loaded for it."""
@@ -61,35 +56,6 @@ def network(balancer: Path) -> Iterator[Lab]:
         yield built
 
 
-@pytest.fixture
-def director(network: Lab) -> Iterator["Director"]:
-    made = Director(network)
-    yield made
-    made.hold({})
-
-
-class Director:
-    def __init__(self, network: Lab) -> None:
-        self._lab = network
-        self.pins = Places(namespace=network.namespace("director")).pins
-
-    def hold(self, table: Table, wish: Wish | None = None) -> None:
-        """What `kernlb apply` does, in a process of its own."""
-        namespace = self._lab.namespace("director")
-        assert self._lab.ask("director", hold, namespace, table, wish or Wish()).value(timeout=60)
-
-    def causes(self) -> dict[str, int]:
-        with Dataplane.pinned(self.pins) as plane:
-            return {cause.name: number for cause, number in plane.causes().items() if number}
-
-
-def hold(result: Connection, namespace: str, table: Table, wish: Wish) -> None:
-    engine = Xdp(Places(namespace=namespace).pins, wish=wish, sizes=SMALL, slots=1009)
-    engine.apply(diff(table, engine.read()))
-    engine.tend()
-    result.send(engine.read() == table)
-
-
 def table(*, bounds: Bounds | None = None, thresholds: dict[str, int] | None = None) -> dict[Key, Value]:
     service = Endpoint(EngineName.XDP, Protocol.TCP, ip_address(VIP), TCP_PORT)
     held: dict[Key, Value] = {service: VirtualService(Scheduler.MAGLEV, bounds=bounds)}
@@ -98,13 +64,6 @@ def table(*, bounds: Bounds | None = None, thresholds: dict[str, int] | None = N
         server = RealServer(Forwarding.FULLNAT, 1, upper_threshold=upper, lower_threshold=upper * 3 // 4)
         held[ServerKey(service, ip_address(SERVERS[name]), TCP_PORT)] = server
     return held
-
-
-def inside(network: Lab, part: str, *command: str, timeout: float = 30) -> str:
-    whole = ["ip", "netns", "exec", network.namespace(part), *command]
-    done = subprocess.run(whole, capture_output=True, text=True, timeout=timeout)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 # --- what runs in the namespaces
@@ -198,7 +157,7 @@ def test_ports_come_round_while_servers_still_have_them_in_time_wait(network: La
     inside(network, "director", "sysctl", "-qw", f"net.ipv4.ip_local_port_range={1024 + PORTS} 65535")
     director.hold(table())
     load = (sys.executable, str(LOAD), VIP, str(TCP_PORT), MANY, str(CLIENTS), "40", "10")
-    told = json.loads(inside(network, "client", *load, timeout=60))
+    told = json.loads(inside(network, "client", *load))
     inside(network, "director", "sysctl", "-qw", "net.ipv4.ip_local_port_range=32768 60999")
     assert told["asked"] == told.get("answered") == 2 * PORTS * len(SERVERS_USED), told
     assert "NO_PORT" not in director.causes()

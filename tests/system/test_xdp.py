@@ -13,16 +13,13 @@ from contextlib import closing
 from ipaddress import ip_address
 from multiprocessing.connection import Connection
 from pathlib import Path
-from subprocess import run
 
 import pytest
 
 from kernlb.config.values import Loader
 from kernlb.demo.namespaces import SERVERS, Lab, lab
 from kernlb.engines.carried import Wish
-from kernlb.engines.dataplane import Sizes
 from kernlb.engines.libbpf import Program
-from kernlb.engines.xdp import Xdp
 from kernlb.model import (
     Endpoint,
     EngineName,
@@ -32,20 +29,18 @@ from kernlb.model import (
     RealServer,
     Scheduler,
     ServerKey,
-    Table,
     Tunnel,
     Value,
     VirtualService,
 )
-from kernlb.places import Places
-from kernlb.plan import diff
 from tests.features import Feature, need
+from tests.system.engine import Director, director, inside
 
+__all__ = ["director"]
 pytestmark = [pytest.mark.bpf, pytest.mark.netns]
 VIP = {4: "198.51.100.80", 6: "2001:db8::80"}
 REAL = {4: SERVERS, 6: {name: f"fd00::{number}" for number, name in enumerate(SERVERS, 1)}}
 PORT = 7000
-SMALL = Sizes(services=16, keys=64, servers=1024, sources=16, memory_buckets=1024, flow_buckets=4096)
 PATIENCE = 20.0
 FORWARDINGS = [Forwarding.FULLNAT, Forwarding.DIRECT, Forwarding.TUNNEL]
 
@@ -73,31 +68,6 @@ def network(balancer: Path) -> Iterator[Lab]:
         yield built
 
 
-@pytest.fixture
-def director(network: Lab) -> Iterator["Director"]:
-    made = Director(network)
-    yield made
-    made.hold({})
-
-
-class Director:
-    """The engine in the director's namespace: a process enters it for each change, as kernlb's user would."""
-
-    def __init__(self, network: Lab) -> None:
-        self._lab = network
-
-    def hold(self, table: Table, wish: Wish | None = None, loader: Loader = Loader.OBJECT) -> None:
-        place = self._lab.namespace("director")
-        assert self._lab.ask("director", hold, place, table, wish or Wish(), loader).value(timeout=60)
-
-
-def hold(result: Connection, namespace: str, table: Table, wish: Wish, loader: Loader) -> None:
-    engine = Xdp(Places(namespace=namespace).pins, wish=wish, sizes=SMALL, slots=1009, loader=loader)
-    engine.apply(diff(table, engine.read()))
-    engine.tend()
-    result.send(engine.read() == table)
-
-
 def table(
     family: int, forwarding: Forwarding, weights: dict[str, int], *, protocol: Protocol = Protocol.TCP
 ) -> dict[Key, Value]:
@@ -108,11 +78,6 @@ def table(
         server = RealServer(forwarding, weight, tunnel=tunnel)
         held[ServerKey(service, ip_address(REAL[family][name]), PORT)] = server
     return held
-
-
-def inside(network: Lab, part: str, *command: str) -> None:
-    done = run(["ip", "netns", "exec", network.namespace(part), *command], capture_output=True, text=True, timeout=30)
-    assert done.returncode == 0, done.stderr
 
 
 # --- what runs in the namespaces
@@ -294,10 +259,10 @@ def test_another_program_takes_the_flows_over(network: Lab, director: Director, 
     answer = network.ask("client", hold_connections, there, 4, 30)
     assert here.poll(PATIENCE)
     assert here.recv() == "open"
-    pins = Places(namespace=network.namespace("director")).pins
-    before = Program.pinned("balancer_tc", pins / "balancer_tc").id
+    pinned = director.pins / "balancer_tc"
+    before = Program.pinned("balancer_tc", pinned).id
     director.hold(held, Wish(tcp=700.0), loader)
-    assert Program.pinned("balancer_tc", pins / "balancer_tc").id != before
+    assert Program.pinned("balancer_tc", pinned).id != before
     here.send("again")
     assert here.poll(PATIENCE)
     assert here.recv() == "asked"
