@@ -16,6 +16,8 @@ from kernlb.model import CheckTimeoutsKey, RulesetKey, Table, VipKey
 _NETLINK_ROUTE, _NETLINK_NETFILTER = 0, 12
 _GROUPS_ADDRESSES = 0x1 | 0x10 | 0x100  # RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR of linux/rtnetlink.h
 _GROUP_NFTABLES = 1 << 7 - 1  # NFNLGRP_NFTABLES of linux/netfilter/nfnetlink.h
+_TABLES: dict[type, str] = {RulesetKey: TABLE, CheckTimeoutsKey: check_timeouts.TABLE}
+"""Of nftables, by what is kept in them."""
 _ENOUGH = 64
 _TEND = 10
 """Calls of `changed` after which engines look at the network again without having been told."""
@@ -89,11 +91,9 @@ class Watch:
         if isinstance(engine, Tending):
             self._tending.append(engine)
             self._news = self._news or _listening(_NETLINK_ROUTE, GROUPS)
-        if RulesetKey in engine.handles:
+        if table := next((_TABLES[key] for key in engine.handles if key in _TABLES), None):
             # Of every message that speaks of a table the first attribute is its name: those of others say nothing.
-            sock, word = _listening(_NETLINK_NETFILTER, _GROUP_NFTABLES), f"{TABLE}\0".encode()
-        elif CheckTimeoutsKey in engine.handles:
-            sock, word = _listening(_NETLINK_NETFILTER, _GROUP_NFTABLES), f"{check_timeouts.TABLE}\0".encode()
+            sock, word = _listening(_NETLINK_NETFILTER, _GROUP_NFTABLES), f"{table}\0".encode()
         elif VipKey in engine.handles:
             sock = _listening(_NETLINK_ROUTE, _GROUPS_ADDRESSES)
         if sock is not None:

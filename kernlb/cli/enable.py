@@ -1,6 +1,5 @@
 """kernlb enable"""
 
-from kernlb import operator
 from kernlb.cli import orders
 from kernlb.cli.root import verb
 from kernlb.cli.session import Session
@@ -15,12 +14,4 @@ def command(session: Session, service: str, server: str, check: bool) -> int:
 
     Exit status: 0, 1 error.
     """
-    said = orders.give(
-        session,
-        "enable",
-        service,
-        server,
-        lambda overrides, name, now: operator.resume(overrides, name),
-        check=check,
-    )
-    return orders.report(session, said, "takes connections, if it is up", check=check)
+    return orders.resume(session, "enable", service, server, check=check)

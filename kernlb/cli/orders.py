@@ -32,6 +32,16 @@ def give(
         return _carry_out(session, (service, server), order)
 
 
+def resume(session: Session, verb: str, service: str, server: str, *, check: bool) -> int:
+    """By whichever verb: the end of a drain or a disablement."""
+    from kernlb import operator
+
+    said = give(
+        session, verb, service, server, lambda overrides, name, now: operator.resume(overrides, name), check=check
+    )
+    return report(session, said, "takes connections, if it is up", check=check)
+
+
 def _foresee(session: Session, name: tuple[str, str], order: Order) -> dict[str, Any]:
     from kernlb import applied, operator
     from kernlb.state import Store
