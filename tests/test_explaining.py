@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
-from subprocess import run
 
 import pytest
 from scapy.layers.inet import IP, TCP, UDP
@@ -36,7 +35,7 @@ from kernlb.model import (
 )
 from kernlb.plan import diff
 from tests.bpf.conftest import balancer
-from tests.engines.namespace import fresh_network
+from tests.engines.namespace import one_interface
 
 __all__ = ["balancer"]
 SERVICE = Endpoint(EngineName.XDP, Protocol.TCP, ip_address("192.0.2.1"), 80)
@@ -47,14 +46,7 @@ ONE, TWO = (ServerKey(SERVICE, ip_address(f"10.7.0.{n}"), 80) for n in (1, 2))
 def engine(balancer: Path) -> Iterator[Xdp]:
     place = Path(f"/sys/fs/bpf/kernlb/explain-{os.getpid()}")
     sizes = Sizes(services=4, keys=16, servers=64, sources=4, memory_buckets=256, flow_buckets=64)
-    with fresh_network():
-        for line in (
-            "link add front type veth peer name far",
-            "addr add 10.7.255.254/16 dev front",
-            "link set front up",
-            "link set far up",
-        ):
-            run(["ip", *line.split()], check=True, timeout=30)
+    with one_interface():
         xdp = Xdp(place, wish=Wish(), sizes=sizes, slots=251)
         yield xdp
         xdp.apply(diff({}, xdp.read()))

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator
 from ipaddress import ip_address
-from subprocess import run
 
 import pytest
 
 from kernlb.engines.nexthops import Outlook, Surroundings
 from kernlb.engines.rtnetlink import Rtnetlink
-from tests.engines.namespace import fresh_network
+from tests.engines.namespace import ip, one_interface
 
 pytestmark = pytest.mark.netns
 SERVER, STRANGER = ip_address("10.7.0.1"), ip_address("10.7.0.2")
@@ -17,25 +16,11 @@ HERE, THERE = "02:00:00:00:00:01", "02:00:00:00:00:02"
 
 @pytest.fixture
 def outlook() -> Iterator[Outlook]:
-    with fresh_network():
-        for line in (
-            "link add front type veth peer name far",
-            # An address that is made and probed for by itself would be news.
-            "link set front addrgenmode none",
-            "link set far addrgenmode none",
-            "addr add 10.7.255.254/16 dev front",
-            "link set front up",
-            "link set far up",
-            f"neigh add {SERVER} lladdr {HERE} dev front",
-        ):
-            ip(line)
+    with one_interface():
+        ip(f"neigh add {SERVER} lladdr {HERE} dev front")
         found = Outlook()
         yield found
         found.close()
-
-
-def ip(line: str) -> None:
-    run(["ip", *line.split()], check=True, timeout=30)
 
 
 def look(outlook: Outlook) -> Surroundings:

@@ -36,7 +36,7 @@ from kernlb.model import (
     VirtualService,
 )
 from kernlb.plan import Operation, Verb, diff, quiesce
-from tests.engines.namespace import fresh_network
+from tests.engines.namespace import ip, one_interface
 from tests.features import Feature, need
 from tests.system.network import until
 
@@ -60,17 +60,8 @@ def real(service: Endpoint, number: int, port: int = 80) -> ServerKey:
 def place(balancer: Path) -> Iterator[Path]:
     """Where pins go; a network with one interface, whose far end is in a namespace of its own."""
     path = Path(f"/sys/fs/bpf/kernlb/test-{os.getpid()}")
-    with fresh_network():
-        for line in (
-            "link add front type veth peer name far",
-            # With an address of its own making it would be one more place to hang at, some time later.
-            "link set far addrgenmode none",
-            "addr add 10.7.255.254/16 dev front",
-            "addr add fd07::1/64 dev front nodad",
-            "link set front up",
-            "link set far up",
-        ):
-            run(["ip", *line.split()], check=True, timeout=30)
+    with one_interface():
+        ip("addr add fd07::1/64 dev front nodad")
         yield path
         engine(path).apply(diff({}, engine(path).read()))
     assert not path.exists()
@@ -198,7 +189,7 @@ def test_a_transition_from_servers_that_nobody_used_is_over_before_one_from_serv
     direct = replace(SERVER, forwarding=Forwarding.DIRECT)
     before: dict[Key, Value] = {}
     for number in (1, 2):
-        run(["ip", *f"neigh add 10.7.0.{number} lladdr 02:00:00:00:00:07 dev front".split()], check=True, timeout=30)
+        ip(f"neigh add 10.7.0.{number} lladdr 02:00:00:00:00:07 dev front")
         before |= {vip(number): HASHED, real(vip(number), number): direct}
     before[real(vip(1), 3)] = replace(direct, weight=0)
     converge(xdp, before)
@@ -253,7 +244,7 @@ def test_a_new_interface_and_a_new_address_are_followed(place: Path) -> None:
     converge(xdp, {everywhere: HASHED, real(everywhere, 1): SERVER})
     before = len(xdp.hooks())
     for line in ("link add later type veth peer name beyond", "addr add 10.8.0.1/24 dev later", "link set later up"):
-        run(["ip", *line.split()], check=True, timeout=30)
+        ip(line)
     assert asked(xdp, "10.8.0.1") is None
     xdp.tend()
     assert len(xdp.hooks()) == before + 1

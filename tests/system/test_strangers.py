@@ -12,7 +12,7 @@ import pytest
 
 from kernlb.engines.libbpf import check, library
 from kernlb.engines.rtnetlink import Rtnetlink
-from tests.engines.namespace import fresh_network
+from tests.engines.namespace import one_interface
 
 pytestmark = [pytest.mark.bpf, pytest.mark.netns]
 CONFIGURATION = """
@@ -33,14 +33,7 @@ XDP, SKB_MODE = 6, 1 << 1
 @pytest.fixture
 def front(balancer: Path) -> Iterator[int]:
     """An interface with a program of somebody else's that passes every packet."""
-    with fresh_network():
-        for line in (
-            "link add front type veth peer name far",
-            "addr add 10.7.255.254/16 dev front",
-            "link set front up",
-            "link set far up",
-        ):
-            subprocess.run(["ip", *line.split()], check=True, timeout=30)
+    with one_interface():
         code = struct.pack("=BBhi", 0xB7, 0, 0, 2) + struct.pack("=BBhi", 0x95, 0, 0, 0)
         library().bpf_prog_load.argtypes = None
         program = check(library().bpf_prog_load(XDP, b"firewall", b"GPL", code, ctypes.c_size_t(2), None), "load")
