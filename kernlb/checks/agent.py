@@ -1,7 +1,5 @@
 """HAProxy's agent-check: connect, read one line, obey. An agent that cannot be reached or understood orders nothing."""
 
-import asyncio
-
 from kernlb.checks.dialogue import Conversation
 from kernlb.checks.orders import parsed
 from kernlb.checks.spec import AgentProbe
@@ -14,11 +12,9 @@ LINE = 1024  # bytes
 async def talk(conversation: Conversation) -> Verdict:
     probe = conversation.target.check.probe
     assert isinstance(probe, AgentProbe)
+    conversation.silence = Verdict(Outcome.NEUTRAL, Code.L7TOUT, "the agent did not answer in time")
     try:
-        async with asyncio.timeout(conversation.target.patience * 0.95):
-            said = await _line(conversation, probe)
-    except TimeoutError:
-        return _unheard(conversation, "the agent did not answer in time")
+        said = await _line(conversation, probe)
     except OSError as error:
         return _unheard(conversation, f"the agent cannot be reached: {error.strerror or error}")
     if said is None:
