@@ -122,6 +122,12 @@ def spread_evenly(index: int) -> float:
     return index * GOLDEN % 1.0
 
 
+def latest_beat(since: float, interval: float, now: float) -> float:
+    """The last of `since` and every `interval` after it that is not after `now`, at least `since`. Who starts by it
+    keeps his phase however late he is: neither do rounds drift, nor do all start together after a stall."""
+    return since if now < since + interval else now - (now - since) % interval
+
+
 class Checker(Generic[K]):
     """Made inside a running event loop. `replace` says whom to check; `changed` is told of every change of a server's
     state, and `sampled` of response times. Times of states come from `clock` (wall clock, seconds)."""
@@ -303,10 +309,8 @@ class Checker(Generic[K]):
             entry.tick = 0
             target = replace(entry.target) if entry.flying else entry.target
             entry.flying += 1
-            late = now - entry.due
-            lateness[int(late * 1000) if late < 1.0 else 1000] += 1
-            # Keep the phase when a little late, so that rounds neither drift nor bunch.
-            entry.started = entry.due if late < target.check.interval else now
+            lateness[min(int((now - entry.due) * 1000), 1000)] += 1
+            entry.started = latest_beat(entry.due, target.check.interval, now)
             flying[target] = entry, now
             by_prober[entry.prober].append(target)
             if entry.hurried:
@@ -348,8 +352,7 @@ class Checker(Generic[K]):
                 else:
                     interval = min(interval, HURRY)
             if not entry.flying and not (entry.hurried and _overlapping(target)):
-                due = entry.started + interval
-                self._schedule(entry, due if due > now else now)
+                self._schedule(entry, latest_beat(entry.started, interval, now) + interval)
         if up:
             self._outcomes[UP] += up
         if moved:

@@ -8,8 +8,10 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from kernlb.checker import Change, Checker, Watched, spread_evenly
+from kernlb.checker import Change, Checker, Watched, latest_beat, spread_evenly
 from kernlb.checks.spec import AgentProbe, Check, CommandProbe, HttpProbe, Start
 from kernlb.health import State, Status
 from tests.checks.servers import serving
@@ -302,6 +304,15 @@ def test_first_rounds_are_spread_evenly_for_any_number():
         places = sorted(spread_evenly(index) for index in range(count))
         gaps = [after - before for before, after in zip(places, [*places[1:], 1.0], strict=True)]
         assert max(gaps) <= 3 / count
+
+
+@given(st.floats(0, 1e5), st.floats(0.02, 3600), st.floats(0, 1e6))
+def test_who_is_late_keeps_his_phase(since: float, interval: float, late: float):
+    beat = latest_beat(since, interval, since + late)
+    rounds = (beat - since) / interval
+    assert since <= beat <= since + late
+    assert since + late - beat < interval * (1 + 1e-6)
+    assert rounds == pytest.approx(round(rounds), abs=1e-4)
 
 
 def test_the_heart_beats_at_once_and_only_while_the_loop_runs():
