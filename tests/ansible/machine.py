@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.debian.tree import debian
+from tests.debian.tree import COPY, debian
 from tests.system.director import until
 
 BOOTED = 60.0
@@ -17,29 +17,20 @@ _SPACES = ("--mount", "--net", "--pid", "--ipc", "--uts", "--cgroup", "--root", 
 # What a machine without devices and consoles of its own need not have.
 _MASKED = ("systemd-udevd.service", "systemd-udev-trigger.service", "console-getty.service", "getty@tty1.service")
 
-_INSIDE = """\
-set -e
-mount --make-rprivate /
-mount -t tmpfs tmpfs /mnt
-mkdir /mnt/upper /mnt/work /mnt/root
-mount -t overlay -o lowerdir="$1",upperdir=/mnt/upper,workdir=/mnt/work overlay /mnt/root
-cd /mnt/root
+_INSIDE = f"""\
+{COPY}
 mount -t tmpfs -o mode=755 tmpfs dev
 for device in null zero full random urandom tty; do touch dev/$device; mount --bind /dev/$device dev/$device; done
 mkdir dev/pts dev/shm
 mount -t devpts -o newinstance,ptmxmode=666 devpts dev/pts
 ln -s pts/ptmx dev/ptmx
 ln -s /proc/self/fd dev/fd
-mount -t proc proc proc
 mount -t sysfs sysfs sys
 mount -t cgroup2 cgroup2 sys/fs/cgroup
 mount -t bpf bpf sys/fs/bpf
 mount -t tmpfs -o mode=755 tmpfs run
-mkdir given
-mount --bind "$2" given
 for unit in $4; do ln -sf /dev/null "etc/systemd/system/$unit"; done
 echo "$3" >etc/hostname
-ip link set lo up
 exec env -i container=kernlb PATH=/usr/sbin:/usr/bin:/sbin:/bin chroot . /lib/systemd/systemd --log-target=null
 """
 

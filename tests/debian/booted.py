@@ -5,6 +5,8 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
 from tests.debian.tree import debian
 from tests.vm import guest
 from tests.vm.initramfs import initramfs
@@ -12,6 +14,7 @@ from tests.vm.kernel import kernel
 
 HERE = Path(__file__).parent
 BOOT_AND_ALL = 1200
+MARKS = [pytest.mark.root, pytest.mark.qemu, pytest.mark.mmdebstrap, pytest.mark.clang]
 
 
 def installed(package: Path, directory: Path, configuration: str) -> Path:

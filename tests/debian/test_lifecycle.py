@@ -13,15 +13,9 @@ import pytest
 from kernlb.config import load
 from kernlb.render import Options, Template, render
 from kernlb.render.units import CAPABILITIES
-from tests.debian.booted import HERE, boot, installed
+from tests.debian.booted import HERE, MARKS, boot, installed
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.qemu,
-    pytest.mark.mmdebstrap,
-    pytest.mark.clang,
-    pytest.mark.timeout(1500),
-]
+pytestmark = [*MARKS, pytest.mark.timeout(1500)]
 
 NOBODY = 65534
 CONFIGURATION = f"""

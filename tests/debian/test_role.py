@@ -16,20 +16,13 @@ from threading import Thread
 
 import pytest
 
-from tests.debian.booted import HERE, installed
+from tests.debian.booted import HERE, MARKS, installed
 from tests.debian.package import REPOSITORY
 from tests.vm import guest
 from tests.vm.initramfs import initramfs
 from tests.vm.kernel import kernel
 
-pytestmark = [
-    pytest.mark.ansible,
-    pytest.mark.root,
-    pytest.mark.qemu,
-    pytest.mark.mmdebstrap,
-    pytest.mark.clang,
-    pytest.mark.timeout(2400),
-]
+pytestmark = [pytest.mark.ansible, *MARKS, pytest.mark.timeout(2400)]
 
 VAGRANT = REPOSITORY / "vagrant"
 CONFIGURATION = """

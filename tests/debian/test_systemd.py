@@ -7,15 +7,9 @@ from pathlib import Path
 import pytest
 
 from kernlb.render.units import CAPABILITIES
-from tests.debian.booted import boot, installed
+from tests.debian.booted import MARKS, boot, installed
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.qemu,
-    pytest.mark.mmdebstrap,
-    pytest.mark.clang,
-    pytest.mark.timeout(1500),
-]
+pytestmark = [*MARKS, pytest.mark.timeout(1500)]
 
 NUMBERS = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_PERFMON": 38, "CAP_BPF": 39}
 CONFIGURATION = """

@@ -79,20 +79,26 @@ class Machine:
         return done
 
 
-_INSIDE = """\
+COPY = """\
 set -e
 mount --make-rprivate /
 mount -t tmpfs tmpfs /mnt
 mkdir /mnt/upper /mnt/work /mnt/root
 mount -t overlay -o lowerdir="$1",upperdir=/mnt/upper,workdir=/mnt/work overlay /mnt/root
-mount --rbind /dev /mnt/root/dev
-mount -t proc proc /mnt/root/proc
-mount -t sysfs -o ro sysfs /mnt/root/sys
-mount -t tmpfs tmpfs /mnt/root/run
-mkdir /mnt/root/given
-mount --bind "$2" /mnt/root/given
+cd /mnt/root
+mkdir given
+mount --bind "$2" given
+mount -t proc proc proc
 ip link set lo up
-exec chroot /mnt/root sh -c 'echo ready; exec sleep 3600'
+"""
+"""For a shell in namespaces of its own: a private copy of tree $1, with directory $2 as /given. It is stood in."""
+
+_INSIDE = f"""\
+{COPY}
+mount --rbind /dev dev
+mount -t sysfs -o ro sysfs sys
+mount -t tmpfs tmpfs run
+exec chroot . sh -c 'echo ready; exec sleep 3600'
 """
 
 
