@@ -14,7 +14,7 @@ from tests.vm.kernel import kernel
 
 HERE = Path(__file__).parent
 BOOT_AND_ALL = 1200
-MARKS = [pytest.mark.root, pytest.mark.qemu, pytest.mark.mmdebstrap, pytest.mark.clang]
+MARKS = [pytest.mark.booted, pytest.mark.root, pytest.mark.qemu, pytest.mark.mmdebstrap, pytest.mark.clang]
 
 
 def installed(package: Path, directory: Path, configuration: str) -> Path:

@@ -1,19 +1,21 @@
-"""Guest tests in the host's report: tests that need another kernel run in one guest, and each result is told here.
+"""Tests that run elsewhere, in this session's report: beside the others, and each result is told here.
 
-On the host, the tests that miss a feature of the kernel are sent away together; the guest's pytest, which loads this
-same plugin, writes its reports to a shared file, and the host replays them under the tests' own names.
+The tests that miss a feature of this kernel are sent to one guest together; those that boot machines of their own go to
+another process of this machine. A pytest there, which loads this same plugin, writes its reports to a file, and this
+session replays them under the tests' own names.
 """
 
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,23 +24,31 @@ import pytest
 from tests.features import GUEST_KERNEL, REQUIRE, Feature, absent
 
 IN_GUEST = "KERNLB_GUEST"
-REPORTS = "KERNLB_GUEST_REPORTS"
+REPORTS = "KERNLB_TEST_REPORTS"
+BOOTED = "booted"
 SUITE_TIMEOUT = "KERNLB_GUEST_TIMEOUT"
 PASSED_ON = (REQUIRE, "PYTHONPATH", "PYTHONDEVMODE")
 # Python in an emulated machine is ten to twenty times slower.
 SLOWNESS = 3
+# The tests of this process go first: some of them look at the clock.
+NICENESS = 5
 POLL = 0.1
+END = 60.0
 LAST_WORDS = 3000
 TUPLES = ("location", "longrepr")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"{BOOTED}: boots machines of its own; runs beside the tests that do not")
     if path := os.environ.get(REPORTS):
         config.pluginmanager.register(Reporter(config, Path(path)))
+        if not os.environ.get(IN_GUEST):
+            # So that what was booted ends with its test.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 class Reporter:
-    """In the guest: every report as one line of JSON, and a line for each test that has ended."""
+    """Elsewhere: every report as one line of JSON, and a line for each test that has ended."""
 
     def __init__(self, config: pytest.Config, path: Path) -> None:
         self.config = config
@@ -54,10 +64,11 @@ class Reporter:
         self.write(finished=nodeid)
 
 
-class Guest:
-    """On the host: a pytest in a guest, and the reports it has written so far."""
+class Elsewhere:
+    """Here: a pytest that runs elsewhere, and the reports it has written so far."""
 
-    def __init__(self, config: pytest.Config, process: subprocess.Popen[bytes], directory: Path) -> None:
+    def __init__(self, name: str, config: pytest.Config, process: subprocess.Popen[bytes], directory: Path) -> None:
+        self.name = name
         self.config = config
         self.process = process
         self.output = directory / "output"
@@ -67,7 +78,7 @@ class Guest:
         self.finished: set[str] = set()
 
     def results(self, nodeid: str) -> list[pytest.TestReport] | None:
-        """The reports of a test, waited for as long as the guest lives; None if it ended without them."""
+        """The reports of a test, waited for as long as it lives; None if it ended without them."""
         while nodeid not in self.finished:
             ended = self.process.poll() is not None
             self._read()
@@ -96,19 +107,26 @@ class Guest:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtestloop(session: pytest.Session) -> Generator[None, Any, Any]:
-    away = [item for item in session.items if not session.config.option.collectonly and runs_in_guest(item)]
-    if not away:
+    if session.config.option.collectonly or os.environ.get(REPORTS):
         return (yield)
     all_items = session.items
-    session.items = [item for item in all_items if item not in away]
-    with guest(session.config, away) as running:
+    in_guest = [item for item in all_items if runs_in_guest(item)]
+    booted = [item for item in all_items if item.get_closest_marker(BOOTED) and item not in in_guest]
+    here = [item for item in all_items if item not in in_guest and item not in booted]
+    if not here:
+        here, booted = booted, []
+    parts = [(run, items) for run, items in ((guest, in_guest), (beside, booted)) if items]
+    with ExitStack() as stack:
+        away = [(items, stack.enter_context(run(session.config, items))) for run, items in parts]
+        session.items = here
         try:
             result = yield
         finally:
             session.items = all_items
-        for item in away:
-            replay(item, running)
-            stop_if_told(session)
+        for items, there in away:
+            for item in items:
+                replay(item, there)
+                stop_if_told(session)
     return result
 
 
@@ -119,11 +137,30 @@ def runs_in_guest(item: pytest.Item) -> bool:
     return any(item.get_closest_marker(feature) and absent(feature) for feature in sorted(GUEST_KERNEL))
 
 
+def guest(config: pytest.Config, items: list[pytest.Item]) -> AbstractContextManager[Elsewhere]:
+    """In a guest that has what this kernel has not, and is slower."""
+    limit = os.environ.get(SUITE_TIMEOUT, "2700")
+    environment = [f"--env={name}" for name in (*PASSED_ON, REPORTS)]
+    runner = [sys.executable, "-m", "tests.vm", "--memory=2048", f"--timeout={limit}", *environment]
+
+    def sharing(directory: Path) -> list[str]:
+        return [*runner, f"--share={directory}", "--"]
+
+    return elsewhere("guest", config, items, sharing, slowness=SLOWNESS)
+
+
+def beside(config: pytest.Config, items: list[pytest.Item]) -> AbstractContextManager[Elsewhere]:
+    """On this machine."""
+    return elsewhere("process beside", config, items, lambda _: ["nice", f"-n{NICENESS}"], slowness=1)
+
+
 @contextmanager
-def guest(config: pytest.Config, items: list[pytest.Item]) -> Iterator[Guest]:
-    """A guest that runs these tests while the host runs its own; it is stopped when the block ends."""
-    with tempfile.TemporaryDirectory(prefix="kernlb-tests-") as name:
-        directory = Path(name)
+def elsewhere(
+    name: str, config: pytest.Config, items: list[pytest.Item], runner: Callable[[Path], list[str]], *, slowness: int
+) -> Iterator[Elsewhere]:
+    """A pytest that runs these tests while this one runs its own; it is stopped when the block ends."""
+    with tempfile.TemporaryDirectory(prefix="kernlb-tests-") as made:
+        directory = Path(made)
         (directory / "reports").touch()
         (directory / "items").write_text("".join(f"{item.nodeid}\n" for item in items))
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(config.rootpath)]
@@ -132,38 +169,40 @@ def guest(config: pytest.Config, items: list[pytest.Item]) -> Iterator[Guest]:
             f"--capture={config.option.capture}",
             f"--verbosity={config.option.verbose}",
             f"--maxfail={config.option.maxfail or 0}",
-            *timeout_option(config),
+            *timeout_option(config, slowness),
         ]
         command += [f"@{directory}/items"]
-        environment = [f"--env={name}" for name in PASSED_ON] + [f"--env={REPORTS}={directory}/reports"]
-        limit = os.environ.get(SUITE_TIMEOUT, "2700")
-        runner = [sys.executable, "-m", "tests.vm", "--memory=2048", f"--timeout={limit}", f"--share={directory}"]
-        # Whatever ends this process ends the guest with it.
+        # Whatever ends this process ends that one with it.
         bound = [shutil.which("setpriv") or "setpriv", "--pdeathsig", "TERM"]
         with (directory / "output").open("wb") as output:
             process = subprocess.Popen(
-                [*bound, *runner, *environment, "--", *command],
+                [*bound, *runner(directory), *command],
                 cwd=config.rootpath,
+                env=os.environ | {REPORTS: str(directory / "reports")},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
             )
         try:
-            yield Guest(config, process, directory)
+            yield Elsewhere(name, config, process, directory)
         finally:
             process.terminate()
-            process.wait()
+            try:
+                process.wait(END)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
-def timeout_option(config: pytest.Config) -> list[str]:
-    """pytest-timeout's limit for one test, longer in the guest."""
+def timeout_option(config: pytest.Config, slowness: int) -> list[str]:
+    """pytest-timeout's limit for one test."""
     limit = float(config.getini("timeout") or 0) if config.pluginmanager.hasplugin("timeout") else 0
-    return [f"--timeout={limit * SLOWNESS:g}"] if limit else []
+    return [f"--timeout={limit * slowness:g}"] if limit else []
 
 
-def replay(item: pytest.Item, running: Guest) -> None:
-    """Tell this session what the guest saw of the test."""
+def replay(item: pytest.Item, running: Elsewhere) -> None:
+    """Tell this session what was seen of the test there."""
     reports = running.results(item.nodeid)
     if reports is None:
         reports = [lost(item, running)]
@@ -173,9 +212,10 @@ def replay(item: pytest.Item, running: Guest) -> None:
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
 
 
-def lost(item: pytest.Item, running: Guest) -> pytest.TestReport:
-    """The failure of a test whose guest ended before it did."""
-    words = f"the guest ended (status {running.process.returncode}) without a result for this test; its last words:"
+def lost(item: pytest.Item, running: Elsewhere) -> pytest.TestReport:
+    """The failure of a test whose process ended before it did."""
+    ended = f"the {running.name} ended (status {running.process.returncode})"
+    words = f"{ended} without a result for this test; its last words:"
     message = f"{words}\n{running.last_words()}"
     keywords: dict[str, Literal[1]] = dict.fromkeys(item.keywords, 1)
     return pytest.TestReport(item.nodeid, item.location, keywords, "failed", message, "call")

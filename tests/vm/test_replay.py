@@ -1,4 +1,4 @@
-"""One report for both kernels: what a guest test did is told under its own name, also when the guest is lost."""
+"""One report for tests here and elsewhere: what each did is told under its own name, also when its process is lost."""
 
 import os
 import subprocess
@@ -106,6 +106,72 @@ def test_a_guest_that_is_lost_fails_the_tests_it_left_and_shows_its_last_words(t
     assert outcomes == {"test_finishes": "passed", "test_ends_its_guest": "failure"}
     assert "the guest ended" in printed
     assert "farewell" in printed
+
+
+MEETING = """
+import os, time
+from pathlib import Path
+import pytest
+
+def meet(mine, other):
+    Path(mine).write_text(str(os.getpid()))
+    deadline = time.monotonic() + 60
+    while not Path(other).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+"""
+
+BOOTED_TESTS = """
+@pytest.mark.booted
+def test_apart():
+    meet("apart", "here")
+    assert Path("here").read_text() != str(os.getpid())
+
+def test_here():
+    meet("here", "apart")
+
+@pytest.mark.booted
+def test_fails():
+    print("seen beside")
+    assert False
+
+@pytest.mark.booted
+def test_ends_its_process():
+    os._exit(3)
+"""
+
+
+def test_what_boots_machines_runs_beside_the_others_and_is_in_the_report_also_when_its_process_is_lost(
+    tmp_path: Path,
+) -> None:
+    outcomes, printed = suite(tmp_path, MEETING + BOOTED_TESTS)
+    assert outcomes == {
+        "test_apart": "passed",
+        "test_here": "passed",
+        "test_fails": "failure",
+        "test_ends_its_process": "failure",
+    }
+    assert "the process beside ended (status 3)" in printed
+
+
+STOPPED_TESTS = """
+@pytest.mark.booted
+def test_goes_on():
+    try:
+        meet("apart", "never")
+    finally:
+        Path("ended").touch()
+
+def test_fails():
+    meet("here", "apart")
+    assert False
+"""
+
+
+def test_what_boots_machines_is_told_when_its_session_ends_and_finishes_what_it_began(tmp_path: Path) -> None:
+    outcomes, _ = suite(tmp_path, MEETING + STOPPED_TESTS, "-x")
+    assert outcomes == {"test_fails": "failure"}
+    assert (tmp_path / "ended").exists()
 
 
 NEEDY = "import pytest\n\n@pytest.mark.haproxy\ndef test_needs_it():\n    pass\n"
