@@ -148,7 +148,8 @@ def daemon(scratch: Path, *, more: str = "") -> Peer:
     def start(targets: Sequence[str]) -> tuple["subprocess.Popen[bytes]", int]:
         lines = ["link add wan type veth peer name far", f"addr add {VIP}/24 dev wan", "link set far up"]
         subprocess.run(["ip", "-batch", "-"], input="\n".join([*lines, "link set wan up\n"]), text=True, check=True)
-        parts = ['[engine]\ninterfaces = ["wan"]\n']
+        # No packet comes for the program; compiling another would be measured with the checks.
+        parts = ['[engine]\ninterfaces = ["wan"]\nloader = "object"\n']
         for first in range(0, len(targets), A_SERVICE):
             number = first // A_SERVICE
             listed = enumerate(targets[first : first + A_SERVICE], first)

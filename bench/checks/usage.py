@@ -9,8 +9,8 @@ PAGE = os.sysconf("SC_PAGESIZE")
 
 
 def processor_seconds(pid: int) -> float:
-    """In user and kernel mode, since they were started."""
-    return sum(sum(map(int, _stat(each)[11:13])) for each in _family(pid)) / TICKS
+    """In user and kernel mode, since they were started; of children that have ended too."""
+    return sum(sum(map(int, _stat(each)[11:15])) for each in _family(pid)) / TICKS
 
 
 def memory_bytes(pid: int) -> int:

@@ -15,6 +15,7 @@ from typing import Self
 
 ETH_P_IP = 0x0800
 SO_ATTACH_FILTER = 26
+LISTED = Path("/proc/thread-self/net/nf_conntrack")
 COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")
 
 
@@ -79,5 +80,9 @@ def tracked() -> Iterator[None]:
     yield
 
 
-def conntrack_entries() -> int:
-    return int(COUNT.read_text())
+def conntrack_entries() -> tuple[int, int]:
+    """Those that are counted, and the live ones among them: the others have expired, and go when room is needed or
+    somebody comes by (nf_ct_should_gc, net/netfilter/nf_conntrack_core.c)."""
+    counted = int(COUNT.read_text())
+    with LISTED.open("rb") as listed:
+        return counted, sum(1 for _ in listed)
