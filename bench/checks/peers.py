@@ -23,7 +23,7 @@ SO_RCVBUFFORCE = 33  # linux/socket.h
 INTERVAL = 2.0
 DOWN = re.compile(
     r"DOWN (\S+)\n|event=server service=\S+ server=(\S+) was=\w+ now=down|Server targets/(\S+) is DOWN"
-    r"|TCP_CHECK on service \[?([\d.]+)\]?:\S+ failed(?! after)"
+    r"|Removing service \[?([\d.]+)\]?:"
 )
 LONGEST = 512  # characters of a line
 A_SERVICE = 100  # targets of each service of the daemon
