@@ -4,6 +4,7 @@
  * What is not understood belongs to the kernel's stack, and is counted by cause.
  */
 #include "abi.h"
+#include "fragments.h"
 #include "hook.h"
 #include "open.h"
 #include "parse.h"
@@ -218,38 +219,6 @@ static __always_inline struct flow *begin(void *ctx, const struct packet *packet
 	__builtin_memcpy(opening->back.source, ethernet->h_dest, 6);
 	find_way_back(ctx, opening, hook);
 	return open_flow(opening, choice->server, cause);
-}
-
-static __always_inline struct fragment_key fragment_key(const struct packet *packet)
-{
-	struct fragment_key key = {
-		.source = packet->tuple.source,
-		.destination = packet->tuple.destination,
-		.identification = packet->identification,
-		.protocol = packet->tuple.protocol,
-	};
-
-	return key;
-}
-
-/* Where the first fragment went. */
-static __always_inline _Bool recall_fragment(const struct packet *packet, struct choice *choice)
-{
-	struct fragment_key key = fragment_key(packet);
-	__u32 *id = bpf_map_lookup_elem(MAP(fragments), &key);
-
-	if (!id)
-		return 0;
-	choice->id = *id;
-	choice->server = server_of(choice->id);
-	return choice->server && choice->server->forwarding != FORWARD_NOWHERE && choice->server->forwarding != FORWARD_FULLNAT;
-}
-
-static __always_inline void remember_fragment(const struct packet *packet, __u32 id)
-{
-	struct fragment_key key = fragment_key(packet);
-
-	bpf_map_update_elem(MAP(fragments), &key, &id, BPF_ANY);
 }
 
 static __always_inline int balance(void *ctx, struct cursor *cursor, __u32 network, const enum hook hook,
