@@ -232,7 +232,7 @@ static __always_inline int balance(void *ctx, struct cursor *cursor, __u32 netwo
 	__u64 hash;
 	int parsed;
 
-	parsed = ipv6 ? parse_ipv6(cursor, &packet, hook) : parse_ipv4(cursor, &packet, hook);
+	parsed = ipv6 ? parse_ipv6(ctx, cursor, &packet, hook) : parse_ipv4(cursor, &packet, hook);
 	if (parsed == PARSED_OTHER)
 		return passed(hook);
 	if (unlikely(parsed < CAUSES))

@@ -53,6 +53,7 @@ static __always_inline int translate(void *ctx, struct packet *packet, const str
 	void *start = data(ctx, hook), *end = data_end(ctx, hook);
 	__u32 at = udp ? __builtin_offsetof(struct udphdr, check) : __builtin_offsetof(struct tcphdr, check);
 	__u64 addresses, others;
+	void *header;
 	__u32 *ports;
 	__u16 *check;
 
@@ -64,21 +65,23 @@ static __always_inline int translate(void *ctx, struct packet *packet, const str
 	}
 	addresses = address_change(&packet->tuple.source, &flow->source, ipv6) +
 		    address_change(&packet->tuple.destination, &flow->destination, ipv6);
-	if (network > 64 || transport > 512 || start + sizeof(struct ethhdr) > end ||
-	    start + network + (ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) > end)
+	if (network > 64 || transport > 512)
 		return pass(hook, CAUSE_MALFORMED);
-	ports = start + transport;
-	check = (void *)ports + at;
+	header = at_offset(start, network, ANY_NETWORK);
+	ports = at_offset(start, transport, ANY_TRANSPORT);
+	check = settled((void *)ports + at);
+	if (start + sizeof(struct ethhdr) > end || header + (ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) > end)
+		return pass(hook, CAUSE_MALFORMED);
 	if ((void *)(check + 1) > end || (void *)(ports + 1) > end)
 		return pass(hook, CAUSE_MALFORMED);
 	if (ipv6) {
-		struct ipv6hdr *ip = start + network;
+		struct ipv6hdr *ip = header;
 
 		if (ip->hop_limit <= 1)
 			return pass(hook, CAUSE_TTL);
 		rewrite_ipv6(ip, flow);
 	} else {
-		struct iphdr *ip = start + network;
+		struct iphdr *ip = header;
 
 		if (ip->ttl <= 1)
 			return pass(hook, CAUSE_TTL);

@@ -128,6 +128,7 @@ static __always_inline _Bool is_key(const struct flow *flow, const struct tuple 
 
 #define INSERT_TAKEN (-1)
 #define INSERT_FULL (-2)
+#define NO_SOURCE (-3)
 #define INSERT_OVER 0x100 /* over a flow that is closed, if need be */
 
 /* Whether nothing is on its way any more, and the server has nothing in TIME_WAIT because it did not close first. */
@@ -195,30 +196,40 @@ GLOBAL int insert_flow(__u32 number, __u32 flags, __u32 pair)
 	return choice < FLOWS_PER_BUCKET ? (int)(number * FLOWS_PER_BUCKET + choice) : INSERT_FULL;
 }
 
-/* A source address and port for the flow that is being opened, drawn at random until one is free; the place of its reverse. */
+/* A source address and port for the flow that is being opened, as drawn; the place of its reverse. */
+GLOBAL int draw_port(__u64 draw, __u32 flags)
+{
+	struct opening *opening = current_opening();
+	struct source *source;
+	__u32 index;
+
+	if (!opening || !opening->source_count)
+		return NO_SOURCE;
+	index = opening->first_source + (__u32)(draw >> 48) % opening->source_count;
+	source = bpf_map_lookup_elem(MAP(sources), &index);
+	if (!source || !source->port_count)
+		return NO_SOURCE;
+	opening->reverse.destination = source->address;
+	opening->reverse.destination_port = bpf_htons(source->first_port + ((draw & 0xffffffff) * source->port_count >> 32));
+	return insert_flow(first_bucket(flow_hash(&opening->reverse, opening->reverse.family == 6, 0)), flags, 0);
+}
+
+/* The same, drawn at random until one is free. */
 GLOBAL int claim_port(__u32 unused)
 {
 	struct opening *opening = current_opening();
-	__u32 attempt, index;
-	int place;
+	__u32 attempt;
 	__u64 draw;
+	int place;
 
-	if (!opening || !opening->source_count)
-		return INSERT_FULL;
+	if (!opening)
+		return NO_SOURCE;
 	draw = mix(opening->hash ^ settings.secret ^ (__u64)opening->now << 32);
+#pragma unroll
 	for (attempt = 0; attempt < PORT_ATTEMPTS; attempt++) {
-		struct source *source;
-
 		draw = mix(draw + MIX_1);
-		index = opening->first_source + (__u32)(draw >> 48) % opening->source_count;
-		source = bpf_map_lookup_elem(MAP(sources), &index);
-		if (!source || !source->port_count)
-			return INSERT_FULL;
-		opening->reverse.destination = source->address;
-		opening->reverse.destination_port = bpf_htons(source->first_port + ((draw & 0xffffffff) * source->port_count >> 32));
-		place = insert_flow(first_bucket(flow_hash(&opening->reverse, opening->reverse.family == 6, 0)),
-				    attempt < FRESH_ATTEMPTS ? 0 : INSERT_OVER, 0);
-		if (place >= 0)
+		place = draw_port(draw, attempt < FRESH_ATTEMPTS ? 0 : INSERT_OVER);
+		if (place >= 0 || place == NO_SOURCE)
 			return place;
 	}
 	return INSERT_TAKEN;

@@ -11,10 +11,9 @@
 #include <linux/tcp.h>
 #include <linux/udp.h>
 
-#include "cursor.h"
+#include "extensions.h"
 
 #define VLAN_TAGS 2
-#define EXTENSION_HEADERS 6
 #define IP_FRAGMENT 0x2000
 #define IP_OFFSET 0x1fff
 #define IP_DF 0x4000
@@ -41,13 +40,6 @@ struct icmphdr {
 struct vlan {
 	__be16 tag;
 	__be16 type;
-};
-
-struct extension {
-	__u8 next;
-	__u8 length; /* beyond the first eight bytes, in eights */
-	__be16 fragment;
-	__be32 identification;
 };
 
 struct ports {
@@ -211,7 +203,7 @@ static __always_inline int parse_ipv4(struct cursor *cursor, struct packet *pack
 		return PARSED_OTHER;
 	if (unlikely(ip->version != 4 || ip->ihl < 5))
 		return CAUSE_MALFORMED;
-	length = bpf_ntohs(ip->tot_len);
+	length = bounded(bpf_ntohs(ip->tot_len), 0xffff);
 	/* At tc the buffer knows its length, data_end does not. */
 	if (hook != HOOK_TC && unlikely((void *)ip + length > cursor->end))
 		return CAUSE_MALFORMED;
@@ -244,36 +236,31 @@ static __always_inline int parse_ipv4(struct cursor *cursor, struct packet *pack
 	return packet->fragment ? CAUSE_FRAGMENT : parse_icmp4(cursor, packet);
 }
 
-static __always_inline int skip_extensions(struct cursor *cursor, struct packet *packet)
+static __always_inline int skip_extensions(void *ctx, struct cursor *cursor, struct packet *packet, const enum hook hook)
 {
-	__u8 next = packet->tuple.protocol;
-	int i;
+	__u32 first = packet->transport, fragment;
+	int found = hook == HOOK_TC ? extensions_tc(ctx, first, packet->tuple.protocol) :
+				      extensions_xdp(ctx, first, packet->tuple.protocol);
 
-	for (i = 0; i < EXTENSION_HEADERS; i++) {
-		struct extension *extension;
+	if (found < 0)
+		return CAUSE_MALFORMED;
+	fragment = (__u32)found >> 11 & EIGHTS;
+	if (fragment) {
+		struct extension *extension = at_offset(data(ctx, hook), first + (fragment - 1) * sizeof(*extension), 0x3fff);
 
-		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS && next != IPPROTO_FRAGMENT)
-			break;
-		extension = take(cursor, sizeof(*extension));
-		if (!extension)
+		if ((void *)(extension + 1) > cursor->end)
 			return CAUSE_MALFORMED;
-		if (next == IPPROTO_FRAGMENT) {
-			packet->fragment = 1;
-			packet->first = !(extension->fragment & bpf_htons(0xfff8));
-			packet->identification = extension->identification;
-		} else if (extension->length && !take(cursor, extension->length * 8)) {
-			return CAUSE_MALFORMED;
-		}
-		packet->transport += sizeof(*extension) + (next == IPPROTO_FRAGMENT ? 0 : extension->length * 8);
-		next = extension->next;
-		if (packet->fragment && !packet->first)
-			break;
+		packet->fragment = 1;
+		packet->first = !is_later_fragment(extension);
+		packet->identification = extension->identification;
 	}
-	packet->tuple.protocol = next;
+	packet->transport += (found & EIGHTS) * 8;
+	packet->tuple.protocol = (__u32)found >> 22;
+	cursor->position = at_offset(data(ctx, hook), packet->transport, 0x3fff);
 	return PARSED_FLOW;
 }
 
-static __always_inline int parse_ipv6(struct cursor *cursor, struct packet *packet, const enum hook hook)
+static __always_inline int parse_ipv6(void *ctx, struct cursor *cursor, struct packet *packet, const enum hook hook)
 {
 	struct ipv6hdr *ip = take(cursor, sizeof(*ip));
 	__u32 length;
@@ -286,7 +273,7 @@ static __always_inline int parse_ipv6(struct cursor *cursor, struct packet *pack
 		return PARSED_OTHER;
 	if (unlikely(ip->version != 6))
 		return CAUSE_MALFORMED;
-	length = bpf_ntohs(ip->payload_len) + sizeof(*ip);
+	length = bounded(bpf_ntohs(ip->payload_len), 0xffff) + sizeof(*ip);
 	if (hook != HOOK_TC && unlikely((void *)ip + length > cursor->end))
 		return CAUSE_MALFORMED;
 	packet->length = length;
@@ -296,7 +283,7 @@ static __always_inline int parse_ipv6(struct cursor *cursor, struct packet *pack
 	packet->tuple.protocol = ip->nexthdr;
 	packet->transport = packet->network + sizeof(*ip);
 	if (unlikely(!has_ports(ip->nexthdr))) {
-		int cause = skip_extensions(cursor, packet);
+		int cause = skip_extensions(ctx, cursor, packet, hook);
 
 		if (cause != PARSED_FLOW)
 			return cause;

@@ -88,7 +88,7 @@ static __always_inline int translate_related(void *ctx, __u32 network, const str
 	void *start = cursor.position;
 	int cause;
 
-	if (network > 64 || !take(&cursor, network))
+	if (network > 64 || !take(&cursor, bounded(network, ANY_NETWORK)))
 		return pass(hook, CAUSE_MALFORMED);
 	cause = ipv6 ? related_ipv6(&cursor, flow) : related_ipv4(&cursor, flow);
 	if (cause != PARSED_FLOW)

@@ -21,8 +21,8 @@ static __always_inline int write_reset(void *ctx, __u32 network, __u32 transport
 
 	if (network > 64 || transport > 512)
 		return dropped(hook);
-	words = settled(start + bounded(transport, 0x3ff));
-	header = settled(start + bounded(network, 0x7f));
+	words = at_offset(start, transport, ANY_TRANSPORT);
+	header = at_offset(start, network, ANY_NETWORK);
 	if (start + sizeof(*ethernet) > end || (void *)words + sizeof(struct tcphdr) > end ||
 	    header + (ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) > end)
 		return dropped(hook);

@@ -37,23 +37,24 @@ static __always_inline void write_word(__u8 *at, __u32 value)
 /* Where the timestamps lie in the packet; 0: nowhere. */
 static __always_inline int locate_timestamps(void *ctx, __u32 transport, const enum hook hook)
 {
-	void *start = data(ctx, hook), *end = data_end(ctx, hook);
-	__u32 at = sizeof(struct tcphdr), length, i;
+	struct tcphdr *tcp = at_offset(data(ctx, hook), transport, ANY_TRANSPORT);
+	void *end = data_end(ctx, hook);
+	__u32 at = sizeof(*tcp), length, i;
 	__u8 *option;
 
-	if (transport > 512 || start + transport + sizeof(struct tcphdr) > end)
+	if (transport > 512 || (void *)(tcp + 1) > end)
 		return 0;
-	length = ((struct tcphdr *)(start + transport))->doff * 4;
-	if (hook == HOOK_TC && start + transport + length > end) {
+	length = tcp->doff * 4;
+	if (hook == HOOK_TC && (void *)tcp + length > end) {
 		if (bpf_skb_pull_data(ctx, transport + length))
 			return 0;
-		start = data(ctx, hook);
+		tcp = at_offset(data(ctx, hook), transport, ANY_TRANSPORT);
 		end = data_end(ctx, hook);
 	}
 	for (i = 0; i < TCP_OPTIONS; i++) {
 		if (at + TCPOLEN_TIMESTAMP > length)
 			return 0;
-		option = start + transport + at;
+		option = (__u8 *)tcp + at;
 		if (option + TCPOLEN_TIMESTAMP > (__u8 *)end || *option == TCPOPT_EOL)
 			return 0;
 		if (*option == TCPOPT_TIMESTAMP && option[1] == TCPOLEN_TIMESTAMP)
@@ -84,7 +85,7 @@ static __always_inline struct timestamps *timestamps_of(void *ctx, __u32 transpo
 	if (!at || at > 1024)
 		return NULL;
 	*odd = (at - transport) & 1;
-	found = settled(data(ctx, hook) + bounded(at, 0x7ff));
+	found = at_offset(data(ctx, hook), at, 0x7ff);
 	return (void *)(found + 1) > data_end(ctx, hook) ? NULL : found;
 }
 

@@ -70,7 +70,7 @@ static __always_inline int write_too_big(void *ctx, __u32 network, __u32 mtu, co
 		if (network > sizeof(*ethernet) + sizeof(struct vlan))
 			*(__u32 *)(start + sizeof(*ethernet) + sizeof(struct vlan)) = tags[1];
 	}
-	header = settled(start + bounded(network, 0x1f));
+	header = at_offset(start, network, 0x1f);
 	if (start + sizeof(*ethernet) > end || header + grown + quoted > end)
 		return dropped(hook);
 	swap_addresses(ethernet);
