@@ -96,14 +96,12 @@ static __always_inline struct flow *pair_of(const struct flow *flow)
 	return settled(pair);
 }
 
-/* When a flow that is counted expires. */
-static __always_inline __u32 step_of_expiry(const struct flow *flow)
+/* When a flow of this state expires that was last seen then. Global: to the verifier one number, not one a state. */
+GLOBAL int step_of_expiry(__u32 seen, __u32 state, __u32 flags)
 {
-	__u32 state = flow->state;
-
-	if (!(flow->flags & FLOW_COUNTED) || state == FLOW_FREE || state == FLOW_CLOSED || state >= FLOW_STATES)
+	if (!(flags & FLOW_COUNTED) || state == FLOW_FREE || state == FLOW_CLOSED || state >= FLOW_STATES)
 		return NO_STEP;
-	return step_of(flow->seen + timeout_of(state));
+	return step_of(seen + timeout_of(state));
 }
 
 /* Both directions of a flow take the same one. */
@@ -126,7 +124,7 @@ static __always_inline void set_state(struct flow *flow, struct flow *pair, __u8
 {
 	struct flow *forward = flow->flags & FLOW_FORWARD ? flow : pair;
 	struct lock *lock = lock_of(flow);
-	__u32 from, to;
+	__u32 seen, before, counted, from, to;
 
 	if (!settings.limits || !forward || !lock) {
 		write_state(flow, state, flags, now);
@@ -135,12 +133,15 @@ static __always_inline void set_state(struct flow *flow, struct flow *pair, __u8
 		return;
 	}
 	bpf_spin_lock(&lock->lock);
-	from = step_of_expiry(forward);
+	seen = forward->seen;
+	before = forward->state;
+	counted = forward->flags;
 	write_state(flow, state, flags | FLOW_COUNTED, now);
 	if (pair)
 		write_state(pair, state, flags | FLOW_COUNTED, now);
-	to = step_of_expiry(forward);
 	bpf_spin_unlock(&lock->lock);
+	from = step_of_expiry(seen, before, counted);
+	to = step_of_expiry(now, state, FLOW_COUNTED);
 	if (from != to)
 		move_in_limits(forward->key.limit, forward->server, from, to);
 }
