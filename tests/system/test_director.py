@@ -115,6 +115,20 @@ def test_ipv6_is_balanced_like_ipv4(gateway: Director) -> None:
     assert (tally.split, dict(tally.failed), tally.peers) == (EVEN, {}, {"fd00:2::254"})
 
 
+@pytest.mark.bpf
+def test_a_service_of_each_engine_side_by_side(gateway: Director, balancer: Path) -> None:
+    other = service("fullnat", bind=f"{DIRECTOR_FRONT}:81", more='engine = "xdp"')
+    file = gateway.file(service("fullnat") + other.replace("service.web", "service.hashed"))
+    gateway.call("apply", file)
+    shown = gateway.call("show", "--json").document["services"]
+    assert {each["name"]: each["engine"] for each in shown} == {"web": "ipvs", "hashed": "xdp"}
+    assert gateway.requests(20, DIRECTOR_FRONT).split == EVEN
+    tally = gateway.requests(40, DIRECTOR_FRONT, port=81)
+    assert (set(tally.split), tally.answered, dict(tally.failed)) == (set(EVEN), 40, {})
+    assert tally.peers == {DIRECTOR_BACK}
+    assert "nothing to do" in gateway.call("plan", file).out
+
+
 def test_udp_is_balanced(gateway: Director) -> None:
     for name, address in (("server1", "10.0.0.1"), ("server2", "10.0.0.2")):
         gateway.lab.start(name, _echo, name, address)
