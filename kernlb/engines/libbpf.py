@@ -3,6 +3,7 @@
 import ctypes
 import os
 import struct
+import sys
 from collections.abc import Iterator, Sequence
 from ctypes import c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ BATCH = 4096
 ARRAY = 2
 MMAPABLE = 1 << 10
 INNER_MAP = 1 << 12
+_NO_BATCH = 524  # the kernel's ENOTSUPP: of arrays a CPU, before 5.13
 
 _PRINT = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
 
@@ -259,10 +261,12 @@ class Map:
 
     def first(self, count: int) -> bytes:
         """The first values of an array in a row, in one system call; each with all CPUs' for a per-CPU one."""
-        size = self.value_size * self.values_per_key
-        number, at = ctypes.byref(length := c_uint32(min(count, self.max_entries))), ctypes.byref(c_uint32())
+        size, count = self.value_size * self.values_per_key, min(count, self.max_entries)
+        number, at = ctypes.byref(length := c_uint32(count)), ctypes.byref(c_uint32())
         keys, values = (ctypes.create_string_buffer(each * length.value) for each in (4, size))
         result = library().bpf_map_lookup_batch(self.fd, None, at, keys, values, number, None)
+        if result < 0 and ctypes.get_errno() == _NO_BATCH:
+            return b"".join(self[each.to_bytes(4, sys.byteorder)] for each in range(count))
         if result < 0 and ctypes.get_errno() != 2:  # ENOENT: these were the last
             raise refused(f"read map {self.name}", ctypes.get_errno())
         return values.raw[: size * length.value]
