@@ -22,6 +22,7 @@ say repaired "$(sysctl -n net.ipv4.vs.expire_nodest_conn)"
 sed -i 's/weight = 3/weight = 5/' /etc/kernlb/kernlb.toml
 systemctl reload kernlb.service
 say reload "$?" "$(table)"
+say shown "$(kernlb show --json)"
 
 before=$(table)
 systemctl restart kernlb.service

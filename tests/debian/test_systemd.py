@@ -1,5 +1,6 @@
 """The shipped units under a real systemd, in a guest with IPVS: the package on a clean Debian 12, booted."""
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,9 @@ pytestmark = [*MARKS, pytest.mark.timeout(1500)]
 
 NUMBERS = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_PERFMON": 38, "CAP_BPF": 39}
 CONFIGURATION = """
+[engine]
+interfaces = ["front"]
+
 [addresses]
 manage = true
 
@@ -35,12 +39,39 @@ check = false
 
 [service.any.servers]
 s2 = "10.0.0.2:80"
+
+[service.hashed]
+bind = "203.0.113.20:80"
+engine = "xdp"
+forwarding = "fullnat"
+check = false
+
+[service.hashed.servers]
+h1 = { address = "10.0.0.3:80", weight = 3 }
+h2 = { address = "10.0.0.4:80", weight = 3 }
+"""
+FRONT = """
+[Unit]
+Before=kernlb-apply.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/ip link add front type veth peer name back
+ExecStart=/bin/ip address add 10.0.0.254/24 dev front
+ExecStart=/bin/ip link set front up
+ExecStart=/bin/ip link set back up
 """
 
 
 @pytest.fixture(scope="module")
 def seen(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
-    return boot(installed(package, tmp_path_factory.mktemp("systemd"), CONFIGURATION), "systemd_job.sh")
+    tree = installed(package, tmp_path_factory.mktemp("systemd"), CONFIGURATION)
+    wants = tree / "etc/systemd/system/kernlb-apply.service.wants"
+    wants.mkdir()
+    (wants.parent / "front.service").write_text(FRONT)
+    (wants / "front.service").symlink_to("../front.service")
+    return boot(tree, "systemd_job.sh")
 
 
 def test_both_units_start_and_the_daemon_is_ready(seen: Mapping[str, str]) -> None:
@@ -65,6 +96,11 @@ def test_a_changed_sysctl_is_put_right(seen: Mapping[str, str]) -> None:
 
 def test_a_reload_returns_when_the_kernel_is_as_the_new_file_says(seen: Mapping[str, str]) -> None:
     assert re.match(r"0 .*0A000001:0050 Masq 5 ", seen["reload"])
+    (hashed,) = (service for service in json.loads(seen["shown"])["services"] if service["engine"] == "xdp")
+    assert (hashed["name"], {each["name"]: each["weight"] for each in hashed["servers"]}) == (
+        "hashed",
+        {"h1": 5, "h2": 5},
+    )
 
 
 def test_neither_restart_nor_watchdog_nor_stop_touches_the_services(seen: Mapping[str, str]) -> None:
