@@ -43,6 +43,8 @@ say restarted "$(dpkg-query --show --showformat='${Version}' kernlb)" "$(another
 steps removed dpkg --remove kernlb
 sleep 5
 steps installed dpkg --install /kernlb.deb
+until_true 120 systemctl is-active kernlb.service
+say back "$(systemctl is-active kernlb.service)"
 sleep 3
 kill -TERM "$load"
 wait "$load"
