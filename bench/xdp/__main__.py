@@ -24,7 +24,7 @@ import numpy as np
 
 from kernlb.engines import abi
 from kernlb.engines.bcc_loader import Compilation
-from kernlb.engines.dataplane import XDP, Dataplane, Sizes
+from kernlb.engines.dataplane import TC, XDP, Dataplane, Sizes
 from kernlb.engines.libbpf import Object, Program
 
 HERE = Path(__file__).parent
@@ -34,7 +34,9 @@ SETTINGS = abi.Settings(secret=0x5EED, memory_buckets=1 << 17, flow_buckets=1 <<
 SIZES = Sizes(services=8)
 TCP, UDP, SYN, ACK = 6, 17, 2, 16
 XDP_PASS, XDP_TX = 2, 3
+TC_ACT_OK, TC_ACT_REDIRECT = 0, 7
 NEW = 0x3FFFFFFF
+PROGRAMS = (XDP, TC)
 COLUMNS = {"ns": 8, "ratio": 8, "bcc_ns": 8, "bcc_ratio": 8, "aim": 6, "must": 6}
 MACS = bytes.fromhex("020000000001020000000002")
 CLIENT4, CLIENT6 = ip_address("192.168.1.1"), ip_address("fc00:2::1")
@@ -62,7 +64,7 @@ def packet(destination: abi.Address, protocol: int, flags: int = 0) -> bytes:
 
 def balancer(*, current: Callable[[int], int], previous: Callable[[int], int]) -> Dataplane:
     """A hundred servers behind IPIP, full NAT on an address of its own."""
-    plane = Dataplane.load(BALANCER, settings=SETTINGS, sizes=SIZES, programs=(XDP,))
+    plane = Dataplane.load(BALANCER, settings=SETTINGS, sizes=SIZES, programs=PROGRAMS)
     nat = abi.Filter.SERVICE | abi.Filter.NAT
     plane.set_filter({VIP4: abi.Filter.SERVICE, VIP6: abi.Filter.SERVICE, NAT4: nat, SOURCE4: abi.Filter.NAT})
     hop = abi.Hop(destination=bytes(6), source=bytes(6), method=abi.HopMethod.ADDRESSES)
@@ -103,6 +105,7 @@ class Row:
     family: int = 0
     mask: int = 0
     direct: bool = False
+    tc: bool = False
     aim: float | None = None
     must: float | None = None
     against: str | None = None
@@ -115,19 +118,21 @@ class Loading:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
-    def specialised(self, name: str, plane: Dataplane, **features: bool) -> int:
-        """The descriptor of what BCC makes for these features, over the maps of a program that is loaded."""
+    def specialised(self, name: str, plane: Dataplane, **features: bool) -> Dataplane:
+        """What BCC makes for these features, over the maps of a program that is loaded."""
         off = dict.fromkeys(("ipv6", "fullnat", "tunnel", "transition", "limits"), False)
         settings = replace(SETTINGS, **{**off, **features})
         with Object(BALANCER) as opened:
             maps = opened.map_names()
         begun = time.monotonic()
-        code = Compilation(BALANCER.parent, settings, programs=(XDP,), maps=maps).result()
+        code = Compilation(BALANCER.parent, settings, programs=PROGRAMS, maps=maps).result()
         compiled = time.monotonic()
-        loaded = Dataplane.load(BALANCER, settings=settings, sizes=SIZES, programs=(XDP,), reuse=plane.maps, code=code)
+        loaded = Dataplane.load(
+            BALANCER, settings=settings, sizes=SIZES, programs=PROGRAMS, reuse=plane.maps, code=code
+        )
         self.seconds[f"bcc, {name}: compile"] = compiled - begun
         self.seconds[f"bcc, {name}: load"] = time.monotonic() - compiled
-        return loaded.program(XDP).fd
+        return loaded
 
     def whole(self, name: str, load: Callable[[], Dataplane]) -> Dataplane:
         begun = time.monotonic()
@@ -143,9 +148,10 @@ class Wrapper:
         self.row = row
         self.times: list[float] = []
         self._object = Object(HERE / "wrap.bpf.o")
-        self._object.load("wrap")
+        name = "wrap_tc" if row.tc else "wrap"
+        self._object.load(name)
         self._object.map("target")[abi.index(0)] = struct.pack("=I", row.program)
-        self._program = self._object.program("wrap")
+        self._program = self._object.program(name)
         self._plans = self._object.map("plans")
 
     def measure(self, packets: int, *, scatter: bool) -> None:
@@ -178,19 +184,24 @@ def main() -> int:
     subprocess.run(("make", "-s", "-C", HERE), check=True)
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     base = Object(HERE / "wrap.bpf.o")
-    base.load("swap")
-    swap = base.program("swap").fd
+    base.load("swap", "empty", "empty_tc")
+    swap, empty, empty_tc = (base.program(name).fd for name in ("swap", "empty", "empty_tc"))
     loading = Loading()
     steady = loading.whole(
         "object: load, and fill its maps", lambda: balancer(current=lambda s: s, previous=lambda s: s)
     )
     moving = balancer(current=lambda s: s, previous=lambda s: (s + 1) % SERVERS)
-    four = six = nat = four_moving = None
+    four = six = nat = nat_tc = four_moving = None
     if not asked.object:
-        four = loading.specialised("IPv4 tunnels", steady, tunnel=True, transition=True)
-        six = loading.specialised("IPv4 and IPv6 tunnels", steady, ipv6=True, tunnel=True, transition=True)
-        nat = loading.specialised("IPv4 full NAT", steady, fullnat=True)
-        four_moving = loading.specialised("IPv4 tunnels", moving, tunnel=True, transition=True)
+        four = loading.specialised("IPv4 tunnels", steady, tunnel=True, transition=True).program(XDP).fd
+        six = (
+            loading.specialised("IPv4 and IPv6 tunnels", steady, ipv6=True, tunnel=True, transition=True)
+            .program(XDP)
+            .fd
+        )
+        translating = loading.specialised("IPv4 full NAT", steady, fullnat=True)
+        nat, nat_tc = translating.program(XDP).fd, translating.program(TC).fd
+        four_moving = loading.specialised("IPv4 tunnels", moving, tunnel=True, transition=True).program(XDP).fd
     program, shifting = steady.program(XDP).fd, moving.program(XDP).fd
     syn, ack, udp = packet(VIP4, TCP, SYN), packet(VIP4, TCP, ACK), packet(VIP4, UDP)
     ack6, nat_syn, nat_ack, other = (
@@ -263,6 +274,9 @@ def main() -> int:
         ),
         Row("full NAT ACK, one flow, XDP", program, nat_ack, XDP_TX, against="MAC swap, one flow", special=nat),
         Row("full NAT SYN again, XDP", program, nat_syn, XDP_TX, against="MAC swap, one flow", special=nat),
+        Row("empty, XDP", empty, nat_ack, XDP_PASS),
+        Row("empty, tc", empty_tc, nat_ack, TC_ACT_OK, tc=True),
+        Row("full NAT ACK, one flow, tc", steady.program(TC).fd, nat_ack, TC_ACT_REDIRECT, tc=True, special=nat_tc),
     ]
     cases = [Wrapper(row) for row in rows]
     special = {row.label: Wrapper(replace(row, program=row.special)) for row in rows if row.special is not None}

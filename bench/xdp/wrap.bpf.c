@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * BPF_PROG_TEST_RUN with repeat feeds a program its own output. This one restores the packet, varies the flow and
- * tail-calls the program under test; swap, through the same wrapper, is what parsing and a MAC swap alone cost.
+ * tail-calls the program under test; swap, through the same wrapper, is what parsing and a MAC swap alone cost, and
+ * empty what the wrapper does.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
@@ -58,25 +60,13 @@ static __always_inline void vary(struct plan *plan, void *packet, void *end)
 	}
 }
 
-SEC("xdp")
-int wrap(struct xdp_md *ctx)
+/* Whether the packet is as it was; its length has been seen to. */
+static __always_inline int restored(struct plan *plan, void *packet, void *end)
 {
-	__u32 zero = 0;
-	struct plan *plan = bpf_map_lookup_elem(&plans, &zero);
-	void *packet = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	int grown, i;
+	int i;
 
-	if (!plan)
-		return XDP_ABORTED;
-	grown = (int)(end - packet) - (int)plan->length;
-	if (grown) {
-		if (bpf_xdp_adjust_head(ctx, grown))
-			return XDP_ABORTED;
-		packet = (void *)(long)ctx->data;
-		end = (void *)(long)ctx->data_end;
-	}
 	if (packet + SHORTEST > end)
-		return XDP_ABORTED;
+		return 0;
 #pragma unroll
 	for (i = 0; i < 48; i += 8)
 		WORD(__u64, i);
@@ -90,8 +80,54 @@ int wrap(struct xdp_md *ctx)
 	}
 	if (plan->family)
 		vary(plan, packet, end);
-	bpf_tail_call(ctx, &target, 0);
+	return 1;
+}
+
+SEC("xdp")
+int wrap(struct xdp_md *ctx)
+{
+	__u32 zero = 0;
+	struct plan *plan = bpf_map_lookup_elem(&plans, &zero);
+	void *packet = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	int grown;
+
+	if (!plan)
+		return XDP_ABORTED;
+	grown = (int)(end - packet) - (int)plan->length;
+	if (grown) {
+		if (bpf_xdp_adjust_head(ctx, grown))
+			return XDP_ABORTED;
+		packet = (void *)(long)ctx->data;
+		end = (void *)(long)ctx->data_end;
+	}
+	if (restored(plan, packet, end))
+		bpf_tail_call(ctx, &target, 0);
 	return XDP_ABORTED;
+}
+
+/* For what does not change the length. */
+SEC("tc")
+int wrap_tc(struct __sk_buff *ctx)
+{
+	__u32 zero = 0;
+	struct plan *plan = bpf_map_lookup_elem(&plans, &zero);
+	void *packet = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+
+	if (plan && restored(plan, packet, end))
+		bpf_tail_call(ctx, &target, 0);
+	return TC_ACT_SHOT;
+}
+
+SEC("xdp")
+int empty(struct xdp_md *ctx)
+{
+	return XDP_PASS;
+}
+
+SEC("tc")
+int empty_tc(struct __sk_buff *ctx)
+{
+	return TC_ACT_OK;
 }
 
 SEC("xdp")
