@@ -12,7 +12,7 @@ from kernlb.engines.rtnetlink import Link, Neighbour, Notifications, Route, Rtne
 
 IPAddress = IPv4Address | IPv6Address
 
-EVERY = 10.0
+EVERY = 60.0
 """Seconds after which everything is looked at again, whatever the kernel has told."""
 
 _PATIENCE = 0.5

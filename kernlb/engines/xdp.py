@@ -153,6 +153,8 @@ class Xdp:
         counted = self._opened().counted(book.numbers())
         flows_begun, packets_in = counted[:, 0], counted[:, 1]  # struct traffic of abi.h
         numbers = self._silence.look(flows_begun, packets_in)
+        if not numbers:
+            return ()
         members = ((service, key) for service, key, member in book.members() if member.id in numbers)
         return [key for service, key in members if service.protocol is Protocol.TCP]
 
