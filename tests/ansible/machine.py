@@ -42,7 +42,7 @@ class Booted:
     process: int
 
     def run(self, *command: str, check: bool = True, timeout: float = 120) -> str:
-        environment = ["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8"]
+        environment = ["env", "-i", "PATH=/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8"]
         done = subprocess.run(
             ["nsenter", "--target", str(self.process), *_SPACES, *environment, *command],
             capture_output=True,

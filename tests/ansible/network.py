@@ -2,10 +2,12 @@
 
 client 192.0.2.10 -- 192.0.2.1 director 10.0.0.254 -- 10.0.0.1, .2, .3 server1, server2, server3
                                director2 10.0.0.253 -- the same servers
+director 10.0.1.1 -- 10.0.1.2 director2, for BGP
 Service web, full NAT, on 192.0.2.1; service straight, direct, on 198.51.100.80, answered over a wire of each server's
 own to the client. The eBPF engine carries both.
 """
 
+import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -20,13 +22,24 @@ import yaml
 from kernlb.demo.http import Tally, fetch
 from kernlb.demo.namespaces import CLIENT, DIRECTOR_FRONT, SERVERS, Answer, Lab, lab
 from kernlb.demo.steady import Sample, ask_steadily
+from tests.ansible import archive
 from tests.ansible.machine import Booted, all_run, booted
 from tests.ansible.playing import REPOSITORY, Controller
+from tests.debian import test_wheel
 
 VIP = "198.51.100.80"
 BALANCED = (DIRECTOR_FRONT, VIP)
 DIRECTORS = ("director", "director2")
 SECOND = "10.0.0.253"
+SPEAKERS = {"director": "10.0.1.1", "director2": "10.0.1.2"}
+SYSTEMS = {"director": 64512, "director2": 64513}
+# What the directors install beside kernlb.
+PACKAGES = (
+    *("bird2", "frr", "frr-pythontools"),
+    *("iproute2", "kmod", "libbpf1", "nftables", "python3-packaging", "python3-venv"),
+)
+# kernlb's package needs these; a machine that gets it by pip has neither.
+NOT_FOR_PIP = ("python3-numpy", "python3-pkg-resources")
 RATE = 50.0
 CONFIGURATION = f"""
 [engine]
@@ -119,16 +132,63 @@ class Load:
 
 @contextmanager
 def network(directory: Path, package: Path) -> Iterator[Network]:
+    sources = directory / "sources"
+    wheel = archives(sources, package)
     with lab() as built, ExitStack() as stack:
         _second_director(built)
         _way_back(built)
-        names = (*DIRECTORS, *SERVERS)
-        machines = {name: stack.enter_context(booted(built.namespace(name), name, REPOSITORY)) for name in names}
+        given = dict.fromkeys(DIRECTORS, sources) | dict.fromkeys(SERVERS, REPOSITORY)
+        machines = {
+            name: stack.enter_context(booted(built.namespace(name), name, seen)) for name, seen in given.items()
+        }
         all_run(list(machines.values()))
+        machines["director2"].run("dpkg", "--purge", *NOT_FOR_PIP)
+        for name in DIRECTORS:
+            reach(machines[name])
         for name in SERVERS:
             serve(machines[name])
-        controller = Controller(directory, inventory({name: each.process for name, each in machines.items()}, package))
-        yield Network(built, machines, controller)
+        processes = {name: each.process for name, each in machines.items()}
+        yield Network(built, machines, Controller(directory, inventory(processes, ways(wheel))))
+
+
+def archives(directory: Path, package: Path) -> Path:
+    """What the directors see as /given: Debian's packages, kernlb's, and wheels. kernlb's own wheel is the result."""
+    archive.debian_packages(directory / "debian", PACKAGES)
+    (directory / "kernlb").mkdir()
+    shutil.copy(package, directory / "kernlb")
+    archive.index(directory / "kernlb")
+    wheel = test_wheel.build(directory / "wheel")
+    archive.wheels(directory / "wheels", wheel)
+    return wheel
+
+
+def ways(wheel: Path) -> dict[str, dict[str, object]]:
+    """How each director comes by kernlb, and what tells its VIPs to the other."""
+
+    def bgp(here: str, there: str) -> dict[str, object]:
+        neighbours = [f"{SPEAKERS[there]}@{SYSTEMS[there]}"]
+        return {"local_as": SYSTEMS[here], "neighbours": neighbours, "router_id": SPEAKERS[here]}
+
+    return {
+        "director": {
+            "director_install": "apt",
+            "director_apt_source": archive.source("/given/kernlb"),
+            "director_bird": bgp("director", "director2"),
+        },
+        "director2": {
+            "director_install": "pip",
+            "director_package": str(wheel),
+            "director_pip_arguments": "--no-index --find-links /given/wheels",
+            "director_frr": bgp("director2", "director"),
+        },
+    }
+
+
+def reach(machine: Booted) -> None:
+    """Has it install from /given, and from nowhere else."""
+    text = archive.source("/given/debian")
+    machine.run("sh", "-c", f"rm /etc/apt/sources.list; cat >/etc/apt/sources.list.d/debian.sources <<'END'\n{text}END")
+    machine.run("apt-get", "update")
 
 
 def serve(machine: Booted) -> None:
@@ -137,19 +197,18 @@ def serve(machine: Booted) -> None:
     machine.run("systemctl", "start", "web.service")
 
 
-def inventory(processes: Mapping[str, int], package: Path) -> str:
-    """Of the machines that are there, each by its first process."""
+def inventory(processes: Mapping[str, int], own: Mapping[str, Mapping[str, object]]) -> str:
+    """Of the machines that are there, each by its first process and with variables of its own."""
 
     def hosts(names: tuple[str, ...]) -> dict[str, object]:
-        return {"hosts": {name: {"ansible_host": processes[name]} for name in names if name in processes}}
+        there = [name for name in names if name in processes]
+        return {"hosts": {name: {"ansible_host": processes[name], **own.get(name, {})} for name in there}}
 
     common = {
         "ansible_connection": "namespaces",
         "ansible_python_interpreter": "/usr/bin/python3",
         "kernlb_configuration": CONFIGURATION,
-        "director_install": "deb",
-        "director_package": str(package),
-        # The machines reach no archive, and need none.
+        # The machines' lists are all that there is.
         "director_apt_cache_valid_time": 1_000_000_000,
     }
     groups = {"directors": hosts(DIRECTORS), "real_servers": hosts(tuple(SERVERS))}
@@ -166,6 +225,9 @@ def _second_director(built: Lab) -> None:
         built.ip("director2", [f"addr add {SECOND}/32 dev {name}", *routes])
     # Not where the first one is: its front leads nowhere.
     built.ip("director2", ["link set lo up", "link add front type veth peer name nowhere", "link set front up"])
+    built.ip("director", [f"link add between type veth peer name between netns {far}"])
+    for name, address in SPEAKERS.items():
+        built.ip(name, [f"addr add {address}/24 dev between", "link set between up"])
 
 
 def _way_back(built: Lab) -> None:

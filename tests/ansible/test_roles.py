@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kernlb.demo.namespaces import SERVERS
-from tests.ansible.network import BALANCED, CONFIGURATION, DIRECTORS, VIP, Network, inventory, network
+from tests.ansible.network import BALANCED, CONFIGURATION, DIRECTORS, SPEAKERS, VIP, Network, inventory, network
 from tests.ansible.playing import PATIENCE, Controller, copied, difference, environment, tool
 from tests.debian.tree import machine
 from tests.system.director import until
@@ -92,6 +92,24 @@ def test_molecule_sets_directors_and_real_servers_up_and_a_second_run_changes_no
         assert machines.machines[name].run("systemctl", "is-active", *units).split() == ["active"] * 2
 
 
+def test_what_apt_and_pip_installed_is_what_runs(machines: Network) -> None:
+    for name, program in (("director", "/usr/bin/kernlb"), ("director2", "/opt/kernlb/bin/kernlb")):
+        started = machines.machines[name].run("systemctl", "show", "--property=ExecStart", "kernlb.service")
+        assert f"path={program} " in started
+
+
+def test_bird_and_frr_accept_their_configuration_and_tell_each_other_the_vip(machines: Network) -> None:
+    by_bird, by_frr = (machines.machines[name] for name in DIRECTORS)
+    by_bird.run("bird", "-p", "-c", "/etc/bird/bird.conf")
+    by_frr.run("vtysh", "--dryrun", "--inputfile", "/etc/frr/frr.conf")
+    for director, service in ((by_bird, "bird.service"), (by_frr, "frr.service")):
+        assert director.run("systemctl", "is-enabled", service) == "enabled\n"
+    until(lambda: "Established" in by_bird.run("birdc", "show", "protocols"), patience=60)
+    until(lambda: f"{VIP}/32" in by_bird.run("birdc", "show", "route", "export", "kernlb_1"), patience=60)
+    told = f"show bgp ipv4 unicast neighbors {SPEAKERS['director']} advertised-routes"
+    until(lambda: f"{VIP}/32" in by_frr.run("vtysh", "-c", told), patience=60)
+
+
 def test_a_mistake_is_found_before_the_file_is_moved_into_place(machines: Network) -> None:
     director = machines.machines["director"]
     before = director.run("cat", "/etc/kernlb/kernlb.toml")
@@ -106,8 +124,8 @@ def test_check_and_diff_show_exactly_what_somebody_changed_and_change_nothing(ma
     director.run("systemctl", "stop", "kernlb.service")
     director.run("ip", "address", "delete", f"{VIP}/32", "dev", "lo")
     before = kernel(machines)
-    play = machines.controller.play(SITE, "--limit", "director", "--check", "--diff")
-    assert play.changed == {"director": 2}, "the daemon that does not run, and the kernel"
+    play = machines.controller.play(SITE, "--limit", "directors", "--check", "--diff")
+    assert play.changed == {"director": 2, "director2": 0}, "the daemon that does not run, and the kernel"
     assert difference(play.out) == {f"+address {VIP} on lo prefix 32"}
     assert kernel(machines) == before
     machines.controller.play(SITE, "--limit", "director")
@@ -163,17 +181,19 @@ def test_what_was_set_up_is_taken_back_and_a_second_run_changes_nothing(machines
     assert all(machines.controller.play(SITE, *absent).changed.values())
     for name in SERVERS:
         assert VIP not in machines.machines[name].run("ip", "-brief", "address", "show", "dev", "lo")
-    director = machines.machines["director"]
-    assert VIP not in director.run("ip", "-brief", "address", "show", "dev", "lo")
-    assert (
-        director.run("sh", "-c", "ls -d /etc/kernlb /usr/bin/kernlb /sys/fs/bpf/kernlb 2>/dev/null", check=False) == ""
-    )
+    places = "/etc/kernlb/* /usr/bin/kernlb /usr/local/sbin/kernlb /opt/kernlb /sys/fs/bpf/kernlb"
+    for name in DIRECTORS:
+        director = machines.machines[name]
+        assert VIP not in director.run("ip", "-brief", "address", "show", "dev", "lo")
+        assert director.run("sh", "-c", f"ls -d {places} 2>/dev/null", check=False) == ""
+    machines.machines["director"].run("test", "!", "-e", "/etc/kernlb")
     assert set(machines.controller.play(SITE, *absent).changed.values()) == {0}
 
 
 def test_an_image_in_the_making_is_set_up_and_nothing_is_started(package: Path, tmp_path: Path) -> None:
+    by_deb = {"director_install": "deb", "director_package": str(package)}
     with machine(package.parent) as image:
-        controller = Controller(tmp_path, inventory({"director": image.process}, package))
+        controller = Controller(tmp_path, inventory({"director": image.process}, {"director": by_deb}))
         assert controller.play(SITE, "--limit", "director").changed["director"] > 0
         assert image.run("systemctl", "is-enabled", "kernlb.service").stdout == "enabled\n"
         assert image.run("kernlb", "validate").returncode == 0

@@ -47,6 +47,6 @@ class Connection(ConnectionBase):
         return done.stdout
 
     def _enter(self):
-        environment = ["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8"]
+        environment = ["env", "-i", "PATH=/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8"]
         spaces = ["--mount", "--net", "--pid", "--ipc", "--uts", "--cgroup", "--root", "--wd"]
         return ["nsenter", "--target", self.get_option("process"), *spaces, *environment]
