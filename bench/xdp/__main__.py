@@ -26,6 +26,7 @@ from kernlb.engines import abi
 from kernlb.engines.bcc_loader import Compilation
 from kernlb.engines.dataplane import TC, XDP, Dataplane, Sizes
 from kernlb.engines.libbpf import Object, Program
+from kernlb.engines.maps import Map
 
 HERE = Path(__file__).parent
 BALANCER = HERE.parent.parent / "bpf" / "balancer.bpf.o"
@@ -150,9 +151,9 @@ class Wrapper:
         self._object = Object(HERE / "wrap.bpf.o")
         name = "wrap_tc" if row.tc else "wrap"
         self._object.load(name)
-        self._object.map("target")[abi.index(0)] = struct.pack("=I", row.program)
+        Map(self._object.map("target"))[abi.index(0)] = struct.pack("=I", row.program)
         self._program = self._object.program(name)
-        self._plans = self._object.map("plans")
+        self._plans = Map(self._object.map("plans"))
 
     def measure(self, packets: int, *, scatter: bool) -> None:
         row = self.row

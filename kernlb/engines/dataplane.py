@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from kernlb.engines import abi
 from kernlb.engines.bytecode import Code
-from kernlb.engines.libbpf import INNER_MAP, MMAPABLE, Map, Object, Program
+from kernlb.engines.libbpf import Object, Program
+from kernlb.engines.maps import INNER_MAP, MMAPABLE, Map
 
 XDP, TC, EXPLAIN = "balancer_xdp", "balancer_tc", "balancer_explain"
 PROGRAMS = (XDP, TC, EXPLAIN)
@@ -115,15 +116,15 @@ class Dataplane:
                 if name not in (reuse or {}):
                     object_.set_max_entries(name, count)
             for name, existing in (reuse or {}).items():
-                object_.reuse(name, existing)
+                object_.reuse(name, existing.fd)
             if code is None:
                 object_.load(*programs)
-                return cls({n: object_.map(n) for n in MAPS}, {n: object_.program(n) for n in programs}, object_)
+                return cls({n: Map(object_.map(n)) for n in MAPS}, {n: object_.program(n) for n in programs}, object_)
             object_.load(NOTHING)
             with ExitStack() as opened:
-                maps = [opened.enter_context(object_.map(name)) for name in object_.map_names()]
+                maps = [opened.enter_context(Map(object_.map(name))) for name in object_.map_names()]
                 loaded = {each.name: each for each in code.load([each.fd for each in maps])}
-            plane = cls({n: object_.map(n) for n in MAPS}, loaded)
+            plane = cls({n: Map(object_.map(n)) for n in MAPS}, loaded)
         except BaseException:
             object_.close()
             raise

@@ -6,7 +6,7 @@ from contextlib import suppress
 from kernlb.engines import abi, limits
 from kernlb.engines.carried import Member
 from kernlb.engines.dataplane import Dataplane
-from kernlb.engines.libbpf import Map
+from kernlb.engines.maps import Map
 from kernlb.engines.placement import GONE, Contents, flags_of, keep_known
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from kernlb.engines import abi, clock
 from kernlb.engines.abi import FlowState
-from kernlb.engines.libbpf import Map
+from kernlb.engines.maps import Map
 
 _ENTRY = np.dtype(
     {

@@ -7,7 +7,7 @@ from zlib import crc32
 import numpy as np
 
 from kernlb.engines import abi, clock, flows
-from kernlb.engines.libbpf import Map
+from kernlb.engines.maps import Map
 
 _HEAD = struct.Struct("=4xIIHH")  # the lock, live, step, full, timeouts
 

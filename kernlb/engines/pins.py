@@ -9,7 +9,7 @@ import struct
 import zlib
 from pathlib import Path
 
-from kernlb.engines.libbpf import MMAPABLE, Map
+from kernlb.engines.maps import MMAPABLE, Map
 from kernlb.errors import KernelError, Unsupported
 from kernlb.places import Places, current_namespace, namespace_inode
 

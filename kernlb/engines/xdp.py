@@ -21,7 +21,7 @@ from kernlb.engines.carried import Book, Change, Wish
 from kernlb.engines.clock import TICK, TICK_SHIFT
 from kernlb.engines.dataplane import EXPLAIN, MAPS, TC, XDP, Dataplane, Sizes
 from kernlb.engines.filling import bury, fill, flag, offer
-from kernlb.engines.libbpf import Map
+from kernlb.engines.maps import Map
 from kernlb.engines.nexthops import Outlook, Surroundings
 from kernlb.engines.placement import Contents, one_armed, place
 from kernlb.engines.playing import played
