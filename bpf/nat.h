@@ -3,9 +3,9 @@
 #ifndef KERNLB_NAT_H
 #define KERNLB_NAT_H
 
-#include "checksum.h"
 #include "flow.h"
 #include "send.h"
+#include "summed.h"
 #include "timestamp.h"
 
 static __always_inline __u64 address_change(const struct address *from, const struct address *to, const _Bool ipv6)
@@ -31,17 +31,6 @@ static __always_inline void rewrite_ipv6(struct ipv6hdr *ip, const struct flow *
 	ip->hop_limit--;
 	__builtin_memcpy(&ip->saddr, &flow->source, sizeof(struct address));
 	__builtin_memcpy(&ip->daddr, &flow->destination, sizeof(struct address));
-}
-
-/* The transport checksum in place; at tc the buffer may hold only part of it, which a helper knows. */
-static __always_inline void fix_check(__u16 *check, __u64 difference, const _Bool udp)
-{
-	__u16 sum;
-
-	if (udp && !*check)
-		return;
-	sum = changed(*check, difference);
-	*check = udp && !sum ? 0xffff : sum;
 }
 
 static __always_inline int translate(void *ctx, struct packet *packet, const struct flow *flow, const struct hop *hop,
@@ -89,15 +78,10 @@ static __always_inline int translate(void *ctx, struct packet *packet, const str
 	}
 	write_addresses(start, hop);
 	*ports = after;
-	if (hook == HOOK_TC) {
-		__u64 flags = udp ? BPF_F_MARK_MANGLED_0 : 0;
-		__u32 folded = fold(addresses);
-
-		bpf_l4_csum_replace(ctx, transport + at, 0, folded, flags | BPF_F_PSEUDO_HDR);
-		bpf_l4_csum_replace(ctx, transport + at, 0, fold(others), flags);
-	} else {
+	if (hook == HOOK_TC)
+		fix_check_of_buffer(ctx, check, transport + at, addresses, others, udp);
+	else
 		fix_check(check, addresses + others, udp);
-	}
 	return send(ctx, hop, next, hook);
 }
 

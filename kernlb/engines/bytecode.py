@@ -8,7 +8,7 @@ from ctypes import c_char_p, c_int, c_size_t, c_uint32, c_void_p
 from dataclasses import dataclass
 
 from kernlb.engines.libbpf import LOG_SIZE, LOG_TAIL, Program, check, library, refused
-from kernlb.engines.linking import Function, btf, link
+from kernlb.engines.linking import Buffer, Function, btf, link
 
 _SCHED_CLS, _XDP = 3, 6  # enum bpf_prog_type
 _ATTACH_XDP = 37  # enum bpf_attach_type
@@ -50,12 +50,13 @@ class Code:
     callees: Sequence[Function]
     compiled: Mapping[Function, bytes]
 
-    def load(self, maps: Sequence[int]) -> list[Program]:
-        """`maps`: descriptors in the order of their numbers. Each program is a descriptor of its own."""
+    def load(self, maps: Sequence[int], buffer: Buffer | None) -> list[Program]:
+        """`maps`: descriptors in the order of their numbers; `buffer`: as the kernel has it. Each program is a
+        descriptor of its own."""
         loaded: list[Program] = []
         try:
             for entry in self.entries:
-                loaded.append(_load(entry, self.compiled, self.callees, maps))
+                loaded.append(_load(entry, self, maps, buffer))
         except BaseException:
             for program in loaded:
                 program.close()
@@ -63,11 +64,9 @@ class Code:
         return loaded
 
 
-def _load(
-    entry: Function, compiled: Mapping[Function, bytes], callees: Sequence[Function], maps: Sequence[int]
-) -> Program:
+def _load(entry: Function, code: Code, maps: Sequence[int], buffer: Buffer | None) -> Program:
     """A program of its own, linked with what it calls. Raises KernelError with the end of the verifier's log."""
-    linked = link(entry, compiled, callees, maps)
+    linked = link(entry, code.compiled, code.callees, maps, buffer)
     types, numbers = btf(list(linked.starts))
     lib = library()
     lib.bpf_btf_load.restype, lib.bpf_btf_load.argtypes = c_int, (c_char_p, c_size_t, c_void_p)

@@ -5,15 +5,18 @@ import struct
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kernlb.engines import abi
+from kernlb.engines import abi, kernel_types
 from kernlb.engines.bytecode import Code
 from kernlb.engines.libbpf import Object, Program
+from kernlb.engines.linking import Buffer, resolve
 from kernlb.engines.maps import INNER_MAP, MMAPABLE, Map
+from kernlb.errors import KernelError
 
 XDP, TC, EXPLAIN = "balancer_xdp", "balancer_tc", "balancer_explain"
 PROGRAMS = (XDP, TC, EXPLAIN)
@@ -100,6 +103,28 @@ class Dataplane:
     ) -> "Dataplane":
         """`reuse`: maps of a program before this one, which live on in it with all that is in them. `code`: what BCC
         made of the programs; the object then gives nothing but the maps."""
+        load = partial(cls._load, path, settings=settings, sizes=sizes, programs=programs, reuse=reuse or {}, code=code)
+        buffer = kernel_types.socket_buffer() if TC in programs else None
+        try:
+            return load(buffer=buffer)
+        except KernelError:
+            # A kernel may have the function and not call it from a program: without it all works, with more calls.
+            if buffer is None:
+                raise
+            return load(buffer=None)
+
+    @classmethod
+    def _load(
+        cls,
+        path: Path,
+        *,
+        settings: abi.Settings,
+        sizes: Sizes,
+        programs: tuple[str, ...],
+        reuse: Mapping[str, Map],
+        code: Code | None,
+        buffer: Buffer | None,
+    ) -> "Dataplane":
         object_ = Object(path)
         object_.set_constants(settings.pack())
         entries = {
@@ -113,17 +138,18 @@ class Dataplane:
         }
         try:
             for name, count in entries.items():
-                if name not in (reuse or {}):
+                if name not in reuse:
                     object_.set_max_entries(name, count)
-            for name, existing in (reuse or {}).items():
+            for name, existing in reuse.items():
                 object_.reuse(name, existing.fd)
             if code is None:
+                object_.rewrite(partial(resolve, buffer=buffer))
                 object_.load(*programs)
                 return cls({n: Map(object_.map(n)) for n in MAPS}, {n: object_.program(n) for n in programs}, object_)
             object_.load(NOTHING)
             with ExitStack() as opened:
                 maps = [opened.enter_context(Map(object_.map(name))) for name in object_.map_names()]
-                loaded = {each.name: each for each in code.load([each.fd for each in maps])}
+                loaded = {each.name: each for each in code.load([each.fd for each in maps], buffer)}
             plane = cls({n: Map(object_.map(n)) for n in MAPS}, loaded)
         except BaseException:
             object_.close()

@@ -3,7 +3,7 @@
 import ctypes
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ctypes import c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from functools import cache
@@ -45,6 +45,7 @@ _POINTERS: dict[str, tuple[Any, ...]] = {
     "bpf_object__next_program": (c_void_p, c_void_p),
     "bpf_object__next_map": (c_void_p, c_void_p),
     "bpf_map__initial_value": (c_void_p, ctypes.POINTER(c_size_t)),
+    "bpf_program__insns": (c_void_p,),
 }
 _NAMES = {"bpf_program__name": (c_void_p,), "bpf_map__name": (c_void_p,)}
 _NUMBERS: dict[str, tuple[Any, ...]] = {
@@ -53,6 +54,7 @@ _NUMBERS: dict[str, tuple[Any, ...]] = {
     "bpf_map__set_max_entries": (c_void_p, c_uint32),
     "bpf_map__reuse_fd": (c_void_p, c_int),
     "bpf_program__fd": (c_void_p,),
+    "bpf_program__insn_cnt": (c_void_p,),
     "bpf_program__set_autoload": (c_void_p, ctypes.c_bool),
     "bpf_program__set_log_buf": (c_void_p, c_void_p, c_size_t),
     "bpf_program__set_log_level": (c_void_p, c_uint32),
@@ -157,8 +159,10 @@ class Program:
     def close(self) -> None:
         os.close(self.fd)
 
-    def run(self, packet: bytes, *, repeat: int = 1, context: bytes | None = None, room: int = 512) -> Run:
-        """BPF_PROG_TEST_RUN. `room`: how much longer the packet may become."""
+    def run(
+        self, packet: bytes, *, repeat: int = 1, context: bytes | None = None, room: int = 512, flags: int = 0
+    ) -> Run:
+        """BPF_PROG_TEST_RUN. `room`: how much longer the packet may become; `flags`: BPF_F_TEST_*."""
         out = ctypes.create_string_buffer(len(packet) + room)
         options = _TestRun(
             sz=ctypes.sizeof(_TestRun),
@@ -167,6 +171,7 @@ class Program:
             data_out=ctypes.cast(out, c_void_p),
             data_size_out=len(out),
             repeat=repeat,
+            flags=flags,
         )
         if context is not None:
             options.ctx_in, options.ctx_size_in = ctypes.cast(c_char_p(context), c_void_p), len(context)
@@ -233,6 +238,14 @@ class Object:
         if not address or offset + len(values) > size.value:
             raise ValueError(f"{name} has {size.value} bytes")
         ctypes.memmove(address + offset, values, len(values))
+
+    def rewrite(self, change: Callable[[bytearray], None]) -> None:
+        """`change`s the instructions of each program in place, before loading."""
+        for program in self._programs():
+            address, size = library().bpf_program__insns(program), 8 * library().bpf_program__insn_cnt(program)
+            code = bytearray(ctypes.string_at(address, size))
+            change(code)
+            ctypes.memmove(address, bytes(code), size)
 
     def load(self, *programs: str) -> None:
         """Load the named programs, or all. An error carries the end of the verifier's log."""

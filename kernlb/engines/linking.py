@@ -11,10 +11,13 @@ from dataclasses import dataclass
 FUNCTIONS = 0x4B4C0000
 """The number of the first function; the first map's is MAPS."""
 MAPS = 0x4B4D0000
+KERNEL_BUFFER, KERNEL_SUMMED = 0x4B4B0000, 0x4B4B0001
+"""bpf/summed.h: a function of the kernel, and a number that this kernel's structures decide."""
 
 _INSTRUCTION = struct.Struct("<BBhi")
 _CALL, _WIDE = 0x85, 0x18  # BPF_JMP | BPF_CALL; BPF_LD | BPF_IMM | BPF_DW, two instructions long
-_PSEUDO_CALL, _PSEUDO_MAP = 1, 1
+_MOVE = 0xB7  # BPF_ALU64 | BPF_MOV | BPF_K
+_PSEUDO_CALL, _PSEUDO_MAP, _PSEUDO_KERNEL = 1, 1, 2
 
 # linux/btf.h
 _MAGIC, _INT, _POINTER, _STRUCT, _FUNCTION, _PROTOTYPE = 0xEB9F, 1, 2, 4, 12, 13
@@ -31,6 +34,15 @@ class Function:
 
 
 @dataclass(frozen=True, slots=True)
+class Buffer:
+    """How a program at tc gets at the kernel's own buffer: the BTF number of bpf_cast_to_kern_ctx, and the bit of
+    struct sk_buff at which ip_summed begins."""
+
+    function: int
+    summed: int
+
+
+@dataclass(frozen=True, slots=True)
 class Linked:
     """`starts`: the instruction at which each function begins."""
 
@@ -38,8 +50,21 @@ class Linked:
     starts: Mapping[Function, int]
 
 
+def resolve(code: bytearray, buffer: Buffer | None) -> None:
+    """Calls of what the kernel may have, in place: of that, or 0 where it has none."""
+    call = (_CALL, _PSEUDO_KERNEL << 4, 0, buffer.function) if buffer else (_MOVE, 0, 0, 0)
+    known = {KERNEL_BUFFER: call, KERNEL_SUMMED: (_MOVE, 0, 0, buffer.summed if buffer else 0)}
+    for at, (operation, registers, _, value) in enumerate(_INSTRUCTION.iter_unpack(code)):
+        if operation == _CALL and not registers and value in known:
+            _INSTRUCTION.pack_into(code, at * _INSTRUCTION.size, *known[value])
+
+
 def link(
-    entry: Function, compiled: Mapping[Function, bytes], callees: Sequence[Function], maps: Sequence[int]
+    entry: Function,
+    compiled: Mapping[Function, bytes],
+    callees: Sequence[Function],
+    maps: Sequence[int],
+    buffer: Buffer | None = None,
 ) -> Linked:
     """A program and all that it calls. `callees` and `maps` (descriptors) in the order of their numbers.
 
@@ -62,6 +87,7 @@ def link(
                 _INSTRUCTION.pack_into(code, at, operation, registers, offset, maps[value - MAPS])
             at += _INSTRUCTION.size
         at += _INSTRUCTION.size
+    resolve(code, buffer)
     return Linked(bytes(code), starts)
 
 

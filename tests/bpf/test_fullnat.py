@@ -1,5 +1,7 @@
 """What the program does with full NAT: both directions, errors about them, ports, and servers that leave."""
 
+import errno
+
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6DestUnreach, IPv6
@@ -7,6 +9,8 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
 from kernlb.engines import abi
+from kernlb.engines.dataplane import TC
+from kernlb.errors import KernelError
 from tests.bpf.conftest import FAMILIES, HOOKS, LOADERS
 from tests.bpf.world import (
     CLIENT4,
@@ -31,6 +35,7 @@ from tests.bpf.world import (
 )
 
 pytestmark = [pytest.mark.bpf, LOADERS]
+SUMMED_UP = 1 << 2  # BPF_F_TEST_SKB_CHECKSUM_COMPLETE
 
 
 @HOOKS
@@ -66,6 +71,19 @@ def test_fullnat_translates_both_directions_and_back(world: World, hook: str, fa
     assert checksums_hold(told)
     again = world.send(frame(FULLNAT, family, tcp("A") if transport == "tcp" else udp()), hook)
     assert ip_of(Ether(again.packet)).payload.sport == out.payload.sport
+
+
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_what_a_device_summed_up_is_still_the_sum_of_what_leaves(world: World, transport: str) -> None:
+    """The kernel itself compares (BPF_F_TEST_SKB_CHECKSUM_COMPLETE, 6.10)."""
+    for packet in (tcp("S"), tcp("A")) if transport == "tcp" else (udp(), udp()):
+        try:
+            run = world.plane.program(TC).run(bytes(frame(FULLNAT, 4, packet)), flags=SUMMED_UP)
+        except KernelError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            pytest.skip("this kernel cannot test with a checksum of the device")
+        assert run.verdict == SENT[TC]
 
 
 @HOOKS

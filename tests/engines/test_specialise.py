@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from kernlb.engines import abi, specialise
-from kernlb.engines.linking import FUNCTIONS, MAPS, Function, btf, link
+from kernlb.engines.linking import FUNCTIONS, KERNEL_BUFFER, KERNEL_SUMMED, MAPS, Buffer, Function, btf, link, resolve
 from kernlb.engines.specialise import FEATURES, definitions, needed, unit
 from kernlb.model import Forwarding
 
 BPF = Path(__file__).parents[2] / "bpf"
 SETTINGS = abi.Settings(secret=1)
 V4, V6 = ip_address("192.0.2.1"), ip_address("2001:db8::1")
-CALL, EXIT, WIDE = 0x85, 0x95, 0x18
+CALL, EXIT, WIDE, MOVE = 0x85, 0x95, 0x18, 0xB7
 MAIN, SUM, TWICE = Function("main", 1, "xdp_md"), Function("sum", 2), Function("twice", 1)
 
 
@@ -61,6 +61,21 @@ def test_maps_by_number_become_descriptors_and_other_wide_numbers_stay() -> None
     code = instruction(WIDE, MAPS + 1, source=1) + instruction(0) + instruction(WIDE, MAPS + 1) + instruction(CALL)
     linked = link(MAIN, {MAIN: code}, [], [7, 9])
     assert decoded(linked.code) == [(WIDE, 1, 9), (0, 0, 0), (WIDE, 0, MAPS + 1), (CALL, 0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("buffer", "expected"),
+    [
+        (Buffer(function=63548, summed=1029), [(CALL, 2, 63548), (MOVE, 0, 1029)]),  # BPF_PSEUDO_KFUNC_CALL
+        (None, [(MOVE, 0, 0), (MOVE, 0, 0)]),
+    ],
+)
+def test_what_only_the_kernel_knows_is_put_in_or_is_nothing(
+    buffer: Buffer | None, expected: list[tuple[int, int, int]]
+) -> None:
+    code = bytearray(instruction(CALL, KERNEL_BUFFER) + instruction(CALL, KERNEL_SUMMED) + instruction(CALL, 25))
+    resolve(code, buffer)
+    assert decoded(bytes(code)) == [*expected, (CALL, 0, 25)]
 
 
 def test_the_types_name_every_function_as_global() -> None:
