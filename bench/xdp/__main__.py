@@ -15,10 +15,11 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,9 @@ XDP_PASS, XDP_TX = 2, 3
 TC_ACT_OK, TC_ACT_REDIRECT = 0, 7
 NEW = 0x3FFFFFFF
 PROGRAMS = (XDP, TC)
+ITSELF = {"XDP": 25.0, "tc": 35.0}
+"""Nanoseconds that a packet of full NAT may take at a hook beyond what an empty program does, the test run's own part
+included: that is 5 on some machines and 30 on others."""
 COLUMNS = {"ns": 8, "ratio": 8, "bcc_ns": 8, "bcc_ratio": 8, "aim": 6, "must": 6}
 MACS = bytes.fromhex("020000000001020000000002")
 CLIENT4, CLIENT6 = ip_address("192.168.1.1"), ip_address("fc00:2::1")
@@ -175,6 +179,25 @@ class Wrapper:
         self.times.clear()
 
 
+def told(row: Row, medians: Mapping[str, float], bcc: float | None) -> dict[str, Any]:
+    base = medians[row.against] if row.against else None
+    return {
+        "case": row.label,
+        "ns": round(medians[row.label], 1),
+        "ratio": base and round(medians[row.label] / base, 2),
+        "bcc_ns": bcc and round(bcc, 1),
+        "bcc_ratio": bcc and base and round(bcc / base, 2),
+        "aim": row.aim,
+        "must": row.must,
+    }
+
+
+def full_nat(hook: str, medians: Mapping[str, float], compiled: Mapping[str, float]) -> dict[str, Any]:
+    label, empty = f"full NAT ACK, one flow, {hook}", medians[f"empty, {hook}"]
+    bcc = round(compiled[label] - empty, 1) if label in compiled else None
+    return {"hook": hook, "ns": round(medians[label] - empty, 1), "bcc_ns": bcc, "must": ITSELF[hook]}
+
+
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--packets", type=int, default=500_000)
@@ -273,11 +296,11 @@ def main() -> int:
         Row(
             "new flows, in transition", shifting, syn, XDP_TX, 4, NEW, against="MAC swap, all new", special=four_moving
         ),
-        Row("full NAT ACK, one flow, XDP", program, nat_ack, XDP_TX, against="MAC swap, one flow", special=nat),
         Row("full NAT SYN again, XDP", program, nat_syn, XDP_TX, against="MAC swap, one flow", special=nat),
+        Row("full NAT ACK, one flow, XDP", program, nat_ack, XDP_TX, against="MAC swap, one flow", special=nat),
+        Row("full NAT ACK, one flow, tc", steady.program(TC).fd, nat_ack, TC_ACT_REDIRECT, special=nat_tc, tc=True),
         Row("empty, XDP", empty, nat_ack, XDP_PASS),
         Row("empty, tc", empty_tc, nat_ack, TC_ACT_OK, tc=True),
-        Row("full NAT ACK, one flow, tc", steady.program(TC).fd, nat_ack, TC_ACT_REDIRECT, tc=True, special=nat_tc),
     ]
     cases = [Wrapper(row) for row in rows]
     special = {row.label: Wrapper(replace(row, program=row.special)) for row in rows if row.special is not None}
@@ -291,34 +314,26 @@ def main() -> int:
             if turn < 0:
                 case.forget()
     medians = {case.row.label: statistics.median(case.times) for case in cases}
-    report = []
-    for row in rows:
-        base_ns = medians[row.against] if row.against else None
-        bcc = statistics.median(special[row.label].times) if row.label in special else None
-        report.append(
-            {
-                "case": row.label,
-                "ns": round(medians[row.label], 1),
-                "ratio": base_ns and round(medians[row.label] / base_ns, 2),
-                "bcc_ns": bcc and round(bcc, 1),
-                "bcc_ratio": bcc and base_ns and round(bcc / base_ns, 2),
-                "aim": row.aim,
-                "must": row.must,
-            }
-        )
+    compiled = {label: statistics.median(case.times) for label, case in special.items()}
+    report = [told(row, medians, compiled.get(row.label)) for row in rows]
+    itself = [full_nat(hook, medians, compiled) for hook in ITSELF]
     seconds = {name: round(spent, 2) for name, spent in loading.seconds.items()}
     peak = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
     if asked.json:
-        print(json.dumps({"rows": report, "seconds": seconds, "compiler_mib": peak}, indent=1))
+        print(json.dumps({"rows": report, "full_nat": itself, "seconds": seconds, "compiler_mib": peak}, indent=1))
     else:
         print(f"{'case':36}{'object':>8}{'ratio':>8}{'bcc':>8}{'ratio':>8}{'aim':>6}{'must':>6}")
         for line in report:
             columns = [(line[name] or "", width) for name, width in COLUMNS.items()]
             print(f"{line['case']:36}" + "".join(f"{value:>{width}}" for value, width in columns))
+        for line in itself:
+            ours = f"full NAT at {line['hook']}, without what an empty program costs"
+            print(f"{ours:52}{line['ns']:8} ns, bcc {line['bcc_ns']}, must {line['must']}")
         for name, spent in seconds.items():
             print(f"{name:44}{spent:8} s")
         print(f"{'the compiling process, at most':44}{peak:8} MiB")
-    return 1 if any(line["must"] and line["ratio"] > line["must"] for line in report) else 0
+    exceeded = [line for line in report if line["must"] and line["ratio"] > line["must"]]
+    return 1 if exceeded or any(line["ns"] > line["must"] for line in itself) else 0
 
 
 if __name__ == "__main__":
