@@ -33,12 +33,14 @@ class Idle:
 
 
 @contextmanager
-def daemon(file: Path, directory: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """`kernlb run FILE` in this namespace, from when it is reconciled until the end of the block."""
+def daemon(file: Path, directory: Path, *, namespace: str | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """`kernlb run FILE`, in this namespace or in one of `ip netns`, from when it is reconciled until the end of the
+    block."""
     command = [sys.executable, "-m", "kernlb", "--run-dir", f"{directory}/run", "--state-dir", f"{directory}/state"]
+    command += [] if namespace is None else ["--netns", namespace]
     # What is pinned in the BPF file system would outlive the namespace.
     command += ["run", "--clear-on-exit", str(file)]
-    control = ControlClient(directory / "run" / current_namespace() / "control.sock", timeout=60.0)
+    control = ControlClient(directory / "run" / (namespace or current_namespace()) / "control.sock", timeout=60.0)
     with (directory / "log").open("wb") as log, subprocess.Popen(command, stderr=log) as process:
         try:
             deadline = time.monotonic() + PATIENCE

@@ -1,12 +1,11 @@
 """The ways through the gateway that are compared. Each sets itself up on a network of its own."""
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from bench.gateway.network import BULK, HTTP, SERVERS, VIP, Network
+from bench.idle import daemon
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,7 @@ def haproxy(network: Network) -> Iterator[None]:
 
 @contextmanager
 def kernlb(network: Network) -> Iterator[None]:
-    """As its user would: a file and `kernlb apply`."""
+    """As its user would: a file and `kernlb run`, whose checks and whose watch of the traffic cost what they cost."""
     text = '[engine]\ndefault = "xdp"\n[defaults]\nforwarding = "fullnat"\n'
     for port in (HTTP, BULK):
         servers = "\n".join(f'{name} = "{address}:{port}"' for name, address in SERVERS.items())
@@ -79,11 +78,8 @@ def kernlb(network: Network) -> Iterator[None]:
         text += f"[service.port{port}.servers]\n{servers}\n"
     file = network.directory / "kernlb.toml"
     file.write_text(text)
-    places = ("--run-dir", str(network.directory / "run"), "--state-dir", str(network.directory / "state"))
-    command = (sys.executable, "-m", "kernlb", "--netns", network.name("gateway"), *places)
-    subprocess.run([*command, "apply", str(file)], check=True, timeout=60, stdout=subprocess.DEVNULL)
-    yield
-    subprocess.run([*command, "clear"], check=True, timeout=60, stdout=subprocess.DEVNULL)
+    with daemon(file, network.directory, namespace=network.name("gateway")):
+        yield
 
 
 PATHS = (
