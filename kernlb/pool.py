@@ -90,8 +90,15 @@ def pool(
 ) -> Pool:
     """The members of a service. Without ratings every server counts as up.
 
+    Who is held, or whose weight or factor is 0, stands in for nobody: neither as backup nor as sorry server. Backups
+    serve when no primary can (HAProxy's rule). Where fewer primaries than the share `panic` are up, backups that are
+    well help them (as Envoy spills over to the next priority); only where no backup is well either, all primaries are
+    trusted, down as they seem.
+
     `had_quorum` is the state before: quorum is reached at quorum + hysteresis and lost below quorum - hysteresis
-    (keepalived's rule). Without quorum the sorry server, where there is one, takes the place of all.
+    (keepalived's rule); a backup that serves is quorum enough. Without quorum the sorry server, where there is one,
+    takes the place of all; the trusted count as alive, so with `panic` it is called only where their weight is too
+    little.
     """
     ratings, overrides = ratings or {}, overrides or {}
     rated = {s.name: ratings.get((service.name, s.name), _WELL) for s in _all(service)}
@@ -119,27 +126,28 @@ def pool(
             return Member(server, 0)
         return Member(server, max(1, round(configured(server) * scale * factor)))
 
+    def serving(server: Server) -> Member | None:
+        found = member(server, trusted=False)
+        return found if found and found.weight else None
+
     primaries = [s for s in service.servers if not s.backup]
     usable = [s for s in primaries if not held(s) and not gone(s) and configured(s) and rated[s.name].factor]
     alive = [s for s in usable if rated[s.name].up]
-    panic = bool(usable) and len(alive) < len(usable) * service.panic
+    few = len(alive) < len(usable) * service.panic
+    stand_ins = [m for s in service.servers if s.backup and (m := serving(s))] if few or not alive else []
+    panic = few and not stand_ins
     if panic:
         alive = usable
     weight = sum(configured(s) for s in alive)
-    quorum = weight >= service.quorum + (-service.hysteresis if had_quorum else service.hysteresis)
+    quorum = bool(stand_ins) or weight >= service.quorum + (-service.hysteresis if had_quorum else service.hysteresis)
     members = [m for s in primaries if (m := member(s, trusted=panic))]
-    sorry = False
-    if not alive:
-        stand_ins = [s for s in service.servers if s.backup and rated[s.name].up and not held(s) and not gone(s)]
-        stand_ins = stand_ins if service.all_backups else stand_ins[:1]
-        members += [m for s in stand_ins if (m := member(s, trusted=False))]
-        quorum = quorum or bool(stand_ins)
-    if not quorum and (stand_in := service.sorry_server) and rated[stand_in.name].up:
-        members = [Member(m.server, 0) for m in members] + [Member(stand_in, max(1, stand_in.weight * scale))]
-        sorry = True
+    members += stand_ins if service.all_backups else stand_ins[:1]
+    sorry = None if quorum or service.sorry_server is None else serving(service.sorry_server)
+    if sorry is not None:
+        members = [*(Member(m.server, 0) for m in members), sorry]
     present = {m.server.name for m in members}
     out = {s.name for s in _all(service) if s.name not in present and (gone(s) or not rated[s.name].up)}
-    return Pool(tuple(members), quorum, panic, sorry, frozenset(out))
+    return Pool(tuple(members), quorum, panic, sorry is not None, frozenset(out))
 
 
 def _moves(server: Server) -> bool:

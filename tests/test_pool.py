@@ -176,6 +176,57 @@ def test_when_too_many_are_down_at_once_all_keep_serving(down: str, panic: bool)
         assert found.quorum
 
 
+NO_STAND_INS = [
+    (Rating(), Override(weight=0)),
+    (Rating(weight=0), Override()),
+    (Rating(factor=0.0), Override()),
+    (Rating(held=True), Override()),
+    (Rating(), Override(hold=Hold.DISABLE)),
+    (Rating(), Override(hold=Hold.DRAIN, drained=True)),
+]
+
+
+@pytest.mark.parametrize(("rating", "order"), NO_STAND_INS)
+def test_a_backup_that_takes_no_traffic_leaves_its_place_to_the_next(rating: Rating, order: Override) -> None:
+    each = service(backups="xy", sorry=True)
+    assert weights(pool(each, ratings=rated("abc", x=rating), overrides=ordered(x=order))) == {"y": 1}
+    found = pool(each, ratings=rated("abcy", x=rating), overrides=ordered(x=order))
+    assert (weights(found), found.sorry, found.quorum) == ({"z": 1}, True, False)
+
+
+@pytest.mark.parametrize(("rating", "order"), NO_STAND_INS)
+def test_a_sorry_server_that_takes_no_traffic_is_not_called(rating: Rating, order: Override) -> None:
+    found = pool(service(quorum=3, sorry=True), ratings=rated("a", z=rating), overrides=ordered(z=order))
+    assert (weights(found), found.sorry) == ({"b": 1, "c": 1}, False)
+
+
+def test_a_sorry_server_has_the_weight_and_the_limit_that_were_ordered() -> None:
+    each = service(sorry=True)
+    ordinary = pool(each, ratings=rated("abc", z=Rating(max_connections=9)), overrides=ordered(z=Override(weight=5)))
+    assert weights(ordinary) == {"z": 5}
+    assert ordinary.members[0].server.max_connections == 9
+
+
+@pytest.mark.parametrize(
+    ("down", "every", "expected", "panic"),
+    [
+        ("a", False, {"b": 1, "c": 1}, False),
+        ("ab", False, {"c": 1, "x": 1}, False),
+        ("ab", True, {"c": 1, "x": 1, "y": 1}, False),
+        ("abx", False, {"c": 1, "y": 1}, False),
+        ("abc", False, {"x": 1}, False),
+        ("abxy", False, {"a": 1, "b": 1, "c": 1}, True),
+        ("abcxy", False, {"a": 1, "b": 1, "c": 1}, True),
+    ],
+)
+def test_the_dead_are_trusted_only_where_no_backup_is_well(
+    down: str, every: bool, expected: dict[str, int], panic: bool
+) -> None:
+    found = pool(service(backups="xy", sorry=True, panic=0.5, all_backups=every), ratings=rated(down))
+    assert (weights(found), found.panic, found.sorry) == (expected, panic, False)
+    assert found.quorum
+
+
 def test_panic_trusts_nobody_whom_the_operator_took_out() -> None:
     found = pool(service(panic=0.9), ratings=rated("ab"), overrides=ordered(a=Override(hold=Hold.DISABLE)))
     assert weights(found) == {"a": 0, "b": 1, "c": 1}
@@ -219,17 +270,16 @@ def test_what_holds_always(each: Service, said: dict, orders: dict, had: bool) -
         name = ("web", member.server.name)
         rating, order = said.get(name, Rating()), orders.get(name, Override())
         assert 0 <= member.weight < 2**31
-        if member.weight and not found.sorry:
+        if member.weight:
             assert order.hold is None
             assert not order.drained
             assert not rating.held
             assert rating.up or found.panic
-    # Nobody who could serve is forgotten: some member takes traffic wherever a primary is able to.
+    # Nobody who could serve is forgotten: some member takes traffic wherever a server is able to, backups too.
     able = [
         s
         for s in each.servers
-        if not s.backup
-        and (r := said.get(("web", s.name), Rating())).up
+        if (r := said.get(("web", s.name), Rating())).up
         and not r.held
         and r.factor
         and (o := orders.get(("web", s.name), Override())).hold is None

@@ -182,7 +182,9 @@ class DefaultKeys(Keys):
         description="Quorum is reached at quorum + hysteresis, lost below quorum - hysteresis. Default: 0.",
     )
     panic: Fraction | None = Field(
-        default=None, description="When fewer than this share of the servers are up, all are kept. Default: 0, never."
+        default=None,
+        description="When fewer than this share of the servers are up, backups help, or else the dead are kept too. "
+        "Default: 0, never.",
     )
     on_failure: OnFailureWord | None = Field(
         default=None, description="A dead server is removed from the kernel, or kept at weight 0. Default: remove."

@@ -102,7 +102,7 @@ class Server:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
     """`quorum` and `hysteresis` count the configured weight of live servers; quorum 1 is "any server up".
-    `panic` is the fraction of servers up below which all are kept serving (0: never)."""
+    `panic` is the fraction of servers up below which backups help, or else all are kept serving (0: never)."""
 
     name: str
     binds: tuple[Bind, ...]
