@@ -1,31 +1,28 @@
 """Runs checks on time and feeds Health. Knows no kernel tables and decides no weights: it tells what changed.
 
-One probe serves every server that asks the same of the same address. Due probes wait in buckets of `TICK` seconds, so
-that a round of ten thousand costs a few hundred wake-ups.
+One probe serves every server that asks the same of the same address.
 """
 
 import asyncio
-import heapq
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil
 from typing import Generic, TypeVar
 
+from kernlb.agenda import Agenda, latest_beat, spread_evenly
 from kernlb.checks.base import Prober, Target, target_of
 from kernlb.checks.kinds import Probers
 from kernlb.checks.spec import Address, Check, CommandProbe
 from kernlb.checks.verdict import Code, Outcome, Verdict
 from kernlb.health import Health, State, combined
+from kernlb.lateness import Lateness
 
-TICK = 0.02  # seconds
 HURRY = 0.1  # seconds between the starts of the probes of a server that somebody suspects
 RELIEF = 0.5  # seconds at most between the probes that hints bring about while the server is well
 FIRST_ROUND = 2.0  # seconds over which first probes are spread, at most
 HEARTBEAT = 1.0  # seconds between heartbeats, at most
 UP = Outcome.UP
-GOLDEN = 0.6180339887498949  # its multiples spread evenly, however many there are
 
 K = TypeVar("K", bound=Hashable)
 
@@ -117,17 +114,6 @@ def _overlapping(target: Target) -> bool:
     return not isinstance(target.check.probe, CommandProbe)
 
 
-def spread_evenly(index: int) -> float:
-    """Where in the first round the index-th target starts, 0..1: even for any number of targets."""
-    return index * GOLDEN % 1.0
-
-
-def latest_beat(since: float, interval: float, now: float) -> float:
-    """The last of `since` and every `interval` after it that is not after `now`, at least `since`. Who starts by it
-    keeps his phase however late he is: neither do rounds drift, nor do all start together after a stall."""
-    return since if now < since + interval else now - (now - since) % interval
-
-
 class Checker(Generic[K]):
     """Made inside a running event loop. `replace` says whom to check; `changed` is told of every change of a server's
     state, and `sampled` of response times. Times of states come from `clock` (wall clock, seconds)."""
@@ -154,14 +140,12 @@ class Checker(Generic[K]):
         self._last_number = 0
         self._flying: dict[Target, tuple[_Entry[K], float]] = {}  # and since when
         self._servers: dict[K, _Server[K]] = {}
-        self._buckets: dict[int, list[_Entry[K]]] = {}
-        self._ticks: list[int] = []
-        self._wake: asyncio.TimerHandle | None = None
+        self._agenda: Agenda[_Entry[K]] = Agenda(self._start)
         self._beat: asyncio.TimerHandle | None = None
         self._started = 0
         self._internal = 0
         self._outcomes: Counter[Outcome] = Counter()
-        self._lateness = [0] * 1001  # by milliseconds; the last holds all beyond
+        self._lateness = Lateness()
         self._pulse()
 
     # --- whom to check
@@ -229,7 +213,7 @@ class Checker(Generic[K]):
             # Its prober is made here and not at the first probe: loading a library late would hold up the others.
             entry = _Entry(target, self._probers.of(target), health)
             delay = self._spread(len(self._entries)) * min(check.interval, FIRST_ROUND)
-            self._schedule(entry, self._loop.time() + delay)
+            self._agenda.put(entry, self._loop.time() + delay)
         self._entries[identity] = entry
         return entry
 
@@ -265,58 +249,32 @@ class Checker(Generic[K]):
             calm = not entry.flying and not entry.health.in_transition
             pause = max(HURRY, min(entry.target.check.interval / 4, RELIEF)) if calm else HURRY
             due = max(now, entry.started + pause)
-            if _overlapping(entry.target) if entry.flying else ceil(due / TICK) < entry.tick:
-                self._schedule(entry, due)
+            if not entry.flying:
+                self._agenda.sooner(entry, due)
+            elif _overlapping(entry.target):
+                self._agenda.put(entry, due)
 
     # --- when
 
-    def _schedule(self, entry: _Entry[K], due: float) -> None:
-        tick = ceil(due / TICK)
-        entry.due, entry.tick = due, tick
-        bucket = self._buckets.get(tick)
-        if bucket is not None:
-            bucket.append(entry)
-            return
-        self._buckets[tick] = [entry]
-        heapq.heappush(self._ticks, tick)
-        if self._ticks[0] == tick:
-            self._set_wake()
-
-    def _set_wake(self) -> None:
-        if self._wake is not None:
-            self._wake.cancel()
-        self._wake = self._loop.call_at(self._ticks[0] * TICK, self._turn) if self._ticks else None
-
-    def _turn(self) -> None:
-        self._wake = None
-        now = self._loop.time()
-        tick_now = int(now / TICK + 1e-6)
-        due: list[_Entry[K]] = []
-        while self._ticks and self._ticks[0] <= tick_now:
-            tick = heapq.heappop(self._ticks)
-            # An entry that was hastened stands in two buckets; only its latest place counts.
-            due += [e for e in self._buckets.pop(tick) if e.tick == tick and (e.hurried or not e.flying)]
-        self._start([entry for entry in due if not entry.gone], now)
-        if self._wake is None:
-            self._set_wake()
-
     def _start(self, due: list[_Entry[K]], now: float) -> None:
         by_prober: dict[Prober, list[Target]] = defaultdict(list)
-        flying, lateness = self._flying, self._lateness
+        flying = self._flying
         for entry in due:
+            if entry.gone or (entry.flying and not entry.hurried):
+                continue
             if not entry.tick:
                 continue  # twice in one bucket
             entry.tick = 0
             target = replace(entry.target) if entry.flying else entry.target
             entry.flying += 1
-            lateness[min(int((now - entry.due) * 1000), 1000)] += 1
+            self._lateness.add(now - entry.due)
             entry.started = latest_beat(entry.due, target.check.interval, now)
             flying[target] = entry, now
             by_prober[entry.prober].append(target)
             if entry.hurried:
                 entry.hurried -= 1
                 if entry.hurried and _overlapping(target):
-                    self._schedule(entry, now + HURRY)
+                    self._agenda.put(entry, now + HURRY)
         for prober, targets in by_prober.items():
             self._started += len(targets)
             prober.start(targets)
@@ -352,7 +310,7 @@ class Checker(Generic[K]):
                 else:
                     interval = min(interval, HURRY)
             if not entry.flying and not (entry.hurried and _overlapping(target)):
-                self._schedule(entry, latest_beat(entry.started, interval, now) + interval)
+                self._agenda.put(entry, latest_beat(entry.started, interval, now) + interval)
         if up:
             self._outcomes[UP] += up
         if moved:
@@ -380,21 +338,13 @@ class Checker(Generic[K]):
             started=self._started,
             internal=self._internal,
             outcomes=dict(self._outcomes),
-            lateness_p50=self._late(0.50),
-            lateness_p99=self._late(0.99),
+            lateness_p50=self._lateness.quantile(0.50),
+            lateness_p99=self._lateness.quantile(0.99),
         )
-
-    def _late(self, share: float) -> float:
-        left = share * sum(self._lateness)
-        for milliseconds, count in enumerate(self._lateness):
-            left -= count
-            if left <= 0:
-                return milliseconds / 1000
-        return 1.0
 
     def close(self) -> None:
         """Stops every probe and frees every descriptor. States stay readable."""
-        for handle in (self._wake, self._beat):
-            if handle is not None:
-                handle.cancel()
+        self._agenda.close()
+        if self._beat is not None:
+            self._beat.cancel()
         self._probers.close()

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernlb.checker import Change, Checker, Watched, latest_beat, spread_evenly
+from kernlb.agenda import latest_beat, spread_evenly
+from kernlb.checker import Change, Checker, Watched
 from kernlb.checks.spec import AgentProbe, Check, CommandProbe, HttpProbe, Start
 from kernlb.health import State, Status
 from tests.checks.servers import serving
