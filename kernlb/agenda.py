@@ -76,8 +76,11 @@ class Agenda(Generic[D]):
         due: list[D] = []
         while self._ticks and self._ticks[0] <= tick_now:
             tick = heapq.heappop(self._ticks)
-            # What was moved stands in two buckets; only its latest place counts.
-            due += [item for item in self._buckets.pop(tick) if item.tick == tick]
+            for item in self._buckets.pop(tick):
+                # What was moved stands in two places, maybe of one bucket; only its latest counts, and once.
+                if item.tick == tick:
+                    item.tick = 0
+                    due.append(item)
         self._turn(due, now)
         if self._wake is None:
             self._set_wake()

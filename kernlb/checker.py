@@ -262,9 +262,6 @@ class Checker(Generic[K]):
         for entry in due:
             if entry.gone or (entry.flying and not entry.hurried):
                 continue
-            if not entry.tick:
-                continue  # twice in one bucket
-            entry.tick = 0
             target = replace(entry.target) if entry.flying else entry.target
             entry.flying += 1
             self._lateness.add(now - entry.due)
