@@ -17,6 +17,7 @@ from kernlb.checks.spec import Address, Check, CommandProbe
 from kernlb.checks.verdict import Code, Outcome, Verdict
 from kernlb.health import Health, State, combined
 from kernlb.lateness import Lateness
+from kernlb.standing import Standing, standing
 
 HURRY = 0.1  # seconds between the starts of the probes of a server that somebody suspects
 RELIEF = 0.5  # seconds at most between the probes that hints bring about while the server is well
@@ -105,6 +106,10 @@ class _Server(Generic[K]):
         self.entries = entries
         self.state = combined([entry.health.state for entry in entries])
 
+    @property
+    def standing(self) -> Standing:
+        return standing((entry.target.check, entry.health.state) for entry in self.entries)
+
 
 Identity = tuple[int, Address, int]  # the number of a kind of check, and what it probes
 
@@ -150,7 +155,7 @@ class Checker(Generic[K]):
 
     # --- whom to check
 
-    def replace(self, servers: Iterable[Watched[K]], *, last: Mapping[K, Sequence[State]] | None = None) -> None:
+    def replace(self, servers: Iterable[Watched[K]], *, last: Mapping[K, Standing] | None = None) -> None:
         """Checks these and no others from now on. A server known under its key, at the same address, keeps its state
         whatever became of its checks; of the others, `last` may tell what they were before a restart (`standing`)."""
         servers = list(servers)
@@ -160,7 +165,7 @@ class Checker(Generic[K]):
         for watched in servers:
             known = before.get(watched.key)
             entries = [
-                self._entry(former, check, watched, number, known, (last or {}).get(watched.key, ()))
+                self._entry(former, check, watched, number, known, (last or {}).get(watched.key, Standing()))
                 for number, check in enumerate(watched.checks)
             ]
             if not entries:
@@ -192,7 +197,7 @@ class Checker(Generic[K]):
         watched: Watched[K],
         number: int,
         known: "_Server[K] | None",
-        last: Sequence[State],
+        last: Standing,
     ) -> _Entry[K]:
         address = watched.address if check.address is None else check.address
         port = watched.port if check.port is None else check.port
@@ -205,10 +210,10 @@ class Checker(Generic[K]):
             entry.servers, entry.timed = [], ()
         else:
             now = self._clock()
-            if known is not None and known.watched.address == watched.address and number < len(known.entries):
-                health = Health(check, now=now, resume=known.entries[number].health.state)
+            if known is not None and known.watched.address == watched.address:
+                health = Health(check, now=now, resume=known.standing.heirs(watched.checks)[number])
             else:
-                health = Health(check, now=now, last=last[number] if number < len(last) else None)
+                health = Health(check, now=now, last=last.heirs(watched.checks)[number])
             target = target_of(check, address, port)
             # Its prober is made here and not at the first probe: loading a library late would hold up the others.
             entry = _Entry(target, self._probers.of(target), health)
@@ -220,9 +225,9 @@ class Checker(Generic[K]):
     def states(self) -> dict[K, State]:
         return {key: server.state for key, server in self._servers.items()}
 
-    def standing(self) -> dict[K, tuple[State, ...]]:
-        """Each server's state by check, for `replace` after a restart."""
-        return {key: tuple(entry.health.state for entry in server.entries) for key, server in self._servers.items()}
+    def standing(self) -> dict[K, Standing]:
+        """What each server's checks say, for `replace` after a restart."""
+        return {key: server.standing for key, server in self._servers.items()}
 
     def verdicts(self, key: K) -> tuple[Verdict | None, ...]:
         """The latest verdict of each of a server's checks."""

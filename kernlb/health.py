@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from kernlb.checks.spec import Check, Start
+from kernlb.checks.spec import Check, Start, gives_orders
 from kernlb.checks.verdict import Administration, Orders, Outcome, Verdict
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ class Health:
 
     def __init__(self, check: Check, *, now: float, last: State | None = None, resume: State | None = None) -> None:
         """`last` is the state before a restart, heeded only where the check starts from it; `resume` the state that
-        another check of the same server left, heeded always."""
+        another check of the same server left, heeded always. Orders are heeded where this check may give others."""
         self._check = check
         self._streak = 0  # verdicts in a row against the standing
         self._up: bool | None = None
@@ -77,6 +77,10 @@ class Health:
         """Seconds from the start of the last probe to the start of the next."""
 
     def _adopt(self, last: State) -> None:
+        if not gives_orders(self._check.probe):
+            if last.status in (Status.DRAINING, Status.DISABLED):
+                return
+            last = replace(last, share=None, weight=None, max_connections=None)
         self.state = last
         match last.status:
             case Status.UP:

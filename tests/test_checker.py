@@ -15,6 +15,7 @@ from kernlb.agenda import latest_beat, spread_evenly
 from kernlb.checker import Change, Checker, Watched
 from kernlb.checks.spec import AgentProbe, Check, CommandProbe, HttpProbe, Start
 from kernlb.health import State, Status
+from kernlb.standing import Standing
 from tests.checks.servers import serving
 
 LOCAL = ip_address("127.0.0.1")
@@ -153,7 +154,7 @@ def test_a_reload_keeps_what_is_known_even_where_the_check_changed():
 
 def test_a_restart_takes_up_the_last_standing():
     async def run() -> None:
-        last = {"web": (State(status=Status.DOWN, since=5.0, reason="L4CON connection refused"),)}
+        last = {"web": Standing((State(status=Status.DOWN, since=5.0, reason="L4CON connection refused"),))}
         async with checking(watched("web", 1, Check(interval=60)), last=last) as (checker, _):
             assert checker.standing() == last
 

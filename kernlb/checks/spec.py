@@ -203,6 +203,11 @@ Probe = (
 )
 
 
+def gives_orders(probe: Probe) -> bool:
+    """Whether its verdicts may ask for a weight, a drain and the like, or take such wishes back."""
+    return isinstance(probe, AgentProbe | FileProbe) or (isinstance(probe, CommandProbe) and probe.exit is Exit.WEIGHT)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     """One check of one server. Equal specs of one address and port are one probe, however many services share it."""

@@ -54,7 +54,6 @@ def _foresee(session: Session, name: tuple[str, str], order: Order) -> dict[str,
 def _carry_out(session: Session, name: tuple[str, str], order: Order) -> dict[str, Any]:
     """One step on the kernel. The health that a daemon left is heeded: an order must not bring the dead back."""
     from kernlb import applied, operator
-    from kernlb.health import combined
     from kernlb.machine import wanted
     from kernlb.ratings import rating
     from kernlb.reconciler import Consent
@@ -66,7 +65,7 @@ def _carry_out(session: Session, name: tuple[str, str], order: Order) -> dict[st
     operator.known(found.source.config, *name)
     before = reconciler.state.overrides
     overrides = order(before, name, now)
-    ratings = {each: rating(combined(states)) for each, states in standing(reconciler.state.health).items() if states}
+    ratings = {each: rating(left.together) for each, left in standing(reconciler.state.health).items()}
     names = {key: each for key, each in reconciler.state.names.items() if (each.service, each.server) == name}
     if name in operator.under_way(overrides):
         protocol = next(s.protocol for s in found.source.config.services if s.name == name[0])

@@ -25,12 +25,12 @@ from kernlb.daemon.watched import watched
 from kernlb.daemon.writer import Record, Work, Writer
 from kernlb.desired import Meaning
 from kernlb.errors import KernelError, KernlbError
-from kernlb.health import State
 from kernlb.journal import Journal, Level
 from kernlb.ownership import Ownership
 from kernlb.pool import ServerName
 from kernlb.reconciler import Plan, Reconciler, Wanted
 from kernlb.source import Source
+from kernlb.standing import Standing
 from kernlb.systemd import Notifier
 from kernlb.totals import Totals
 
@@ -369,7 +369,7 @@ class Daemon:
         except KernlbError as error:
             self._complain("remember", error)
 
-    def _configure(self, source: Source, meaning: Meaning, standing: Mapping[ServerName, Sequence[State]]) -> None:
+    def _configure(self, source: Source, meaning: Meaning, standing: Mapping[ServerName, Standing]) -> None:
         now = self.now()
         self.source, self._meaning = source, meaning
         self.checker.replace(watched(source.config), last=standing)
