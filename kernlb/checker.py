@@ -10,33 +10,24 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
+from kernlb.accused import LASTING, Accused
 from kernlb.agenda import Agenda, latest_beat, spread_evenly
-from kernlb.checks.base import Prober, Target, target_of
+from kernlb.checks.base import Kinds, Prober, Report, Target, target_of
 from kernlb.checks.kinds import Probers
-from kernlb.checks.spec import Address, Check, CommandProbe
+from kernlb.checks.spec import Address, Check
 from kernlb.checks.verdict import Code, Outcome, Verdict
+from kernlb.entries import Entry, Server, Watched, groups_of
+from kernlb.haste import HURRY, Haste
 from kernlb.health import Health, State, combined
 from kernlb.lateness import Lateness
-from kernlb.standing import Standing, standing
+from kernlb.standing import Standing
 
-HURRY = 0.1  # seconds between the starts of the probes of a server that somebody suspects
 RELIEF = 0.5  # seconds at most between the probes that hints bring about while the server is well
 FIRST_ROUND = 2.0  # seconds over which first probes are spread, at most
 HEARTBEAT = 1.0  # seconds between heartbeats, at most
-UP = Outcome.UP
+UP, DOWN = Outcome.UP, Outcome.DOWN
 
 K = TypeVar("K", bound=Hashable)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Watched(Generic[K]):
-    """A server to check, under the caller's key. `timed` asks for every response time (least-response-time)."""
-
-    key: K
-    address: Address
-    port: int
-    checks: tuple[Check, ...]
-    timed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,59 +55,7 @@ class Statistics:
         return self.asked - self.probed
 
 
-class _Entry(Generic[K]):
-    """One target's course: its health, who asks, and when it is next due. `flying` probes are under way, `hurried` are
-    to follow in a hurry, since `suspected`."""
-
-    __slots__ = (
-        "due",
-        "flying",
-        "gone",
-        "health",
-        "hurried",
-        "prober",
-        "servers",
-        "started",
-        "suspected",
-        "target",
-        "tick",
-        "timed",
-    )
-
-    def __init__(self, target: Target, prober: Prober, health: Health) -> None:
-        self.target = target
-        self.prober = prober
-        self.health = health
-        self.servers: list[_Server[K]] = []
-        self.timed: tuple[K, ...] = ()
-        self.tick = 0
-        self.due = 0.0
-        self.started = 0.0
-        self.flying = 0
-        self.hurried = 0
-        self.suspected: float | None = None
-        self.gone = False
-
-
-class _Server(Generic[K]):
-    __slots__ = ("entries", "state", "watched")
-
-    def __init__(self, watched: Watched[K], entries: list[_Entry[K]]) -> None:
-        self.watched = watched
-        self.entries = entries
-        self.state = combined([entry.health.state for entry in entries])
-
-    @property
-    def standing(self) -> Standing:
-        return standing((entry.target.check, entry.health.state) for entry in self.entries)
-
-
 Identity = tuple[int, Address, int]  # the number of a kind of check, and what it probes
-
-
-def _overlapping(target: Target) -> bool:
-    """Whether a probe may start while another of the same is under way. People's commands need not bear that."""
-    return not isinstance(target.check.probe, CommandProbe)
 
 
 class Checker(Generic[K]):
@@ -131,6 +70,7 @@ class Checker(Generic[K]):
         heartbeat: Callable[[], None] | None = None,
         spread: Callable[[int], float] = spread_evenly,
         clock: Callable[[], float] = time.time,
+        kinds: Callable[[Report], Kinds] = Probers,
     ) -> None:
         self._changed = changed
         self._sampled = sampled
@@ -138,14 +78,16 @@ class Checker(Generic[K]):
         self._spread = spread
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._probers = Probers(self._judge)
-        self._entries: dict[Identity, _Entry[K]] = {}
+        self._probers = kinds(self._judge)
+        self._entries: dict[Identity, Entry[K]] = {}
         self._numbers: dict[Check, int] = {}
         self._kinds: dict[int, int] = {}
         self._last_number = 0
-        self._flying: dict[Target, tuple[_Entry[K], float]] = {}  # and since when
-        self._servers: dict[K, _Server[K]] = {}
-        self._agenda: Agenda[_Entry[K]] = Agenda(self._start)
+        # And since when; the hurried also, whom somebody suspects.
+        self._flying: dict[Target, tuple[Entry[K], float, Watched[K] | None]] = {}
+        self._accused: Accused[Hashable, Address] = Accused()
+        self._servers: dict[K, Server[K]] = {}
+        self._agenda: Agenda[Entry[K]] = Agenda(self._start)
         self._beat: asyncio.TimerHandle | None = None
         self._started = 0
         self._internal = 0
@@ -162,6 +104,7 @@ class Checker(Generic[K]):
         before, self._servers = self._servers, {}
         former, self._entries = self._entries, {}
         self._count_kinds(servers)
+        self._accused.among(groups_of(servers))
         for watched in servers:
             known = before.get(watched.key)
             entries = [
@@ -170,7 +113,7 @@ class Checker(Generic[K]):
             ]
             if not entries:
                 continue
-            server = self._servers[watched.key] = _Server(watched, entries)
+            server = self._servers[watched.key] = Server(watched, entries)
             for entry in entries:
                 entry.servers.append(server)
             if watched.timed:
@@ -192,13 +135,13 @@ class Checker(Generic[K]):
 
     def _entry(
         self,
-        former: dict[Identity, _Entry[K]],
+        former: dict[Identity, Entry[K]],
         check: Check,
         watched: Watched[K],
         number: int,
-        known: "_Server[K] | None",
+        known: Server[K] | None,
         last: Standing,
-    ) -> _Entry[K]:
+    ) -> Entry[K]:
         address = watched.address if check.address is None else check.address
         port = watched.port if check.port is None else check.port
         identity = (self._kinds[id(check)], address, port)
@@ -216,7 +159,7 @@ class Checker(Generic[K]):
                 health = Health(check, now=now, last=last.heirs(watched.checks)[number])
             target = target_of(check, address, port)
             # Its prober is made here and not at the first probe: loading a library late would hold up the others.
-            entry = _Entry(target, self._probers.of(target), health)
+            entry = Entry(target, self._probers.of(target), health)
             delay = self._spread(len(self._entries)) * min(check.interval, FIRST_ROUND)
             self._agenda.put(entry, self._loop.time() + delay)
         self._entries[identity] = entry
@@ -241,54 +184,71 @@ class Checker(Generic[K]):
         return next((seconds for seconds in times if seconds is not None), None)
 
     def hasten(self, key: K) -> None:
-        """Somebody saw this server fail: as many probes as take it down, the first at once and the others `HURRY`
-        seconds apart, none of which waits for the verdict of another. A good one ends it."""
+        """Somebody saw this server fail: as many probes as take it down, the first at once. Where most are suspected at
+        once it is the director's own link rather than they: checks keep their pace."""
         server = self._servers.get(key)
+        if server is None:
+            return
         now = self._loop.time()
-        for entry in () if server is None else server.entries:
-            if entry.hurried or entry.flying > 1:
+        watched = server.watched
+        self._accused.repeat(watched.address, watched.groups, now)
+        if self._accused.most(watched.groups, since=now - LASTING, now=now):
+            return
+        for entry in server.entries:
+            haste = entry.haste = entry.haste or Haste(watched)
+            if haste.left or entry.flying > 1:
                 continue
-            entry.suspected = now
-            entry.hurried = entry.target.check.fall
+            haste.suspect(watched, fall=entry.target.check.fall, now=now)
             # Hints may come by the thousand about a server that is well.
             calm = not entry.flying and not entry.health.in_transition
             pause = max(HURRY, min(entry.target.check.interval / 4, RELIEF)) if calm else HURRY
             due = max(now, entry.started + pause)
             if not entry.flying:
                 self._agenda.sooner(entry, due)
-            elif _overlapping(entry.target):
+            elif entry.overlapping:
                 self._agenda.put(entry, due)
 
     # --- when
 
-    def _start(self, due: list[_Entry[K]], now: float) -> None:
+    def _start(self, due: list[Entry[K]], now: float) -> None:
         by_prober: dict[Prober, list[Target]] = defaultdict(list)
         flying = self._flying
         for entry in due:
-            if entry.gone or (entry.flying and not entry.hurried):
+            accused = None if entry.haste is None or entry.gone else self._accuse(entry.haste, now)
+            if entry.gone or (entry.flying and not accused):
                 continue
             target = replace(entry.target) if entry.flying else entry.target
             entry.flying += 1
             self._lateness.add(now - entry.due)
             entry.started = latest_beat(entry.due, target.check.interval, now)
-            flying[target] = entry, now
+            flying[target] = entry, now, accused
             by_prober[entry.prober].append(target)
-            if entry.hurried:
-                entry.hurried -= 1
-                if entry.hurried and _overlapping(target):
-                    self._agenda.put(entry, now + HURRY)
+            if entry.haste is not None and entry.haste.left and entry.overlapping:
+                self._agenda.put(entry, now + entry.haste.gap(target.check.fall))
         for prober, targets in by_prober.items():
             self._started += len(targets)
             prober.start(targets)
+
+    def _accuse(self, haste: Haste[Watched[K]], now: float) -> Watched[K] | None:
+        """Whom the next hurried probe is about; None where there is to be none."""
+        accused = haste.accused
+        if haste.left:
+            self._accused.accuse(accused.address, accused.groups, now)
+            if self._accused.most(accused.groups, since=now - LASTING, now=now):
+                haste.end()
+        if not haste.left:
+            return None
+        haste.left -= 1
+        return accused
 
     # --- what came of it
 
     def _judge(self, verdicts: Sequence[tuple[Target, Verdict]]) -> None:
         now, wall = self._loop.time(), self._clock()
-        moved: dict[K, _Server[K]] = {}
+        moved: dict[K, Server[K]] = {}
         flying, up = self._flying, 0
         for target, verdict in verdicts:
-            entry, started = flying.pop(target)
+            entry, started, accused = flying.pop(target)
             entry.flying -= 1
             if verdict.outcome is UP:
                 up += 1
@@ -297,28 +257,40 @@ class Checker(Generic[K]):
                 self._internal += verdict.code is Code.INTERNAL
             if entry.gone:
                 continue
-            health = entry.health
-            if health.judge(verdict, wall) is not None:
-                for server in entry.servers:
-                    moved[server.watched.key] = server
-            if entry.timed and verdict.seconds is not None and self._sampled is not None:
-                for key in entry.timed:
-                    self._sampled(key, verdict.seconds, now)
-            interval = health.interval
-            if entry.suspected is not None:
-                # What was under way when the suspicion arose may be of the time before.
-                if not health.in_transition and started >= entry.suspected:
-                    entry.hurried, entry.suspected = 0, None
-                else:
-                    interval = min(interval, HURRY)
-            if not entry.flying and not (entry.hurried and _overlapping(target)):
-                self._agenda.put(entry, latest_beat(entry.started, interval, now) + interval)
+            health, haste = entry.health, entry.haste
+            if accused is None or self._counts(accused, verdict, started, now):
+                was_down = haste is not None and health.down
+                if health.judge(verdict, wall) is not None:
+                    for server in entry.servers:
+                        moved[server.watched.key] = server
+                if entry.timed and verdict.seconds is not None and self._sampled is not None:
+                    for key in entry.timed:
+                        self._sampled(key, verdict.seconds, now)
+                interval = health.interval
+                if haste is not None:
+                    interval = haste.interval(health, started=started, fell=health.down and not was_down, now=now)
+                due = latest_beat(entry.started, interval, now) + interval
+            else:
+                due = now  # for the one whose place it took
+                if haste is not None:
+                    haste.end()
+            if haste is not None and haste.left and entry.overlapping:
+                if verdict.outcome is DOWN and not verdict.silent:
+                    self._agenda.sooner(entry, max(now, entry.started + HURRY))
+            elif not entry.flying:
+                self._agenda.put(entry, due)
         if up:
             self._outcomes[UP] += up
         if moved:
             self._tell(moved.values())
 
-    def _tell(self, moved: Iterable[_Server[K]]) -> None:
+    def _counts(self, accused: Watched[K], verdict: Verdict, started: float, now: float) -> bool:
+        """Whether the verdict of a hurried probe is one on its target, and not on the way to most."""
+        if verdict.outcome is UP:
+            self._accused.clear(accused.address, accused.groups, now)
+        return verdict.outcome is not DOWN or not self._accused.most(accused.groups, since=started - LASTING, now=now)
+
+    def _tell(self, moved: Iterable[Server[K]]) -> None:
         changes = []
         for server in moved:
             before, server.state = server.state, combined([entry.health.state for entry in server.entries])

@@ -155,6 +155,10 @@ class Health:
         """The last verdicts contradict the standing, and are not yet enough to change it."""
         return self._streak > 0 and self.verdict is not None
 
+    @property
+    def down(self) -> bool:
+        return self._up is False
+
     def _interval(self) -> float:
         check = self._check
         if self.in_transition:

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernlb.agenda import latest_beat, spread_evenly
-from kernlb.checker import Change, Checker, Watched
+from kernlb.checker import Change, Checker
 from kernlb.checks.spec import AgentProbe, Check, CommandProbe, HttpProbe, Start
+from kernlb.entries import Watched
 from kernlb.health import State, Status
 from kernlb.standing import Standing
 from tests.checks.servers import serving
@@ -220,11 +221,11 @@ def test_a_silent_server_that_is_suspected_is_waited_for_once_and_not_fall_times
             checker.hasten("web")
             assert await until(lambda: len(log.changes) == 2) < 2 * check.patience
             assert log.changes[1].after.status is Status.DOWN
-            assert server.most == check.fall
-            await until(lambda: server.waiting == 0)
-            for _ in range(20):  # settled: no more than its interval asks for
+            assert (server.most, checker.statistics().started) == (check.fall, 1 + check.fall)
+            await until(lambda: server.waiting <= 1)
+            for _ in range(20):  # then it is asked whether it is back, by one at a time
                 await asyncio.sleep(0.01)
-            assert (server.waiting, checker.statistics().started) == (0, 1 + check.fall)
+                assert server.waiting <= 1
 
     asyncio.run(run())
 

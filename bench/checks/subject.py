@@ -9,9 +9,10 @@ from ipaddress import ip_address
 from math import ceil
 from pathlib import Path
 
-from kernlb.checker import Change, Checker, Watched
+from kernlb.checker import Change, Checker
 from kernlb.checks.spec import Check
 from kernlb.engines.check_timeouts import ConntrackOfChecks
+from kernlb.entries import Watched
 from kernlb.health import Status
 from kernlb.model import CheckTimeouts, CheckTimeoutsKey
 from kernlb.plan import diff

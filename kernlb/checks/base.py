@@ -91,6 +91,14 @@ class Prober(Protocol):
         """Drops what is under way, without verdicts, and every descriptor."""
 
 
+class Kinds(Protocol):
+    """Which Prober serves which kind of probe."""
+
+    def of(self, target: Target) -> Prober: ...
+
+    def close(self) -> None: ...
+
+
 def _path_options(check: Check) -> SocketOptions:
     """Socket options (level, name, value) that put a probe on its check's path."""
     options: list[SocketOption] = []

@@ -39,6 +39,9 @@ class Code(StrEnum):
     INTERNAL = "INTERNAL"  # the director could not probe: no descriptor, no route of its own, no such user
 
 
+SILENCES = frozenset({Code.L4TOUT, Code.L6TOUT, Code.L7TOUT, Code.PROCTOUT})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orders:
     """What stays in force until the server says otherwise; None leaves as it was.
@@ -63,6 +66,11 @@ class Verdict:
     reason: str
     seconds: float | None = None
     orders: Orders | None = None
+
+    @property
+    def silent(self) -> bool:
+        """Nothing came: it may be the way as well as the server."""
+        return self.code in SILENCES
 
     @property
     def text(self) -> str:

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from kernlb.checker import Watched
 from kernlb.config.values import Config, Policy
+from kernlb.entries import Watched
 from kernlb.model import EngineName, Forwarding, ServerKey
 from kernlb.pool import ServerName
 from kernlb.ratings import all_servers
@@ -27,6 +27,7 @@ def watched(config: Config) -> Iterable[Watched[ServerName]]:
                     address=server.address,
                     port=server.port or _port_of(service.binds),
                     checks=checks,
+                    pool=service.name,
                     timed=timed and not server.backup,
                 )
 
