@@ -156,3 +156,13 @@ def test_an_unknown_namespace_is_named(tmp_path: Path) -> None:
     done = kernlb("--netns", "no-such-namespace", "show")
     assert done.returncode == 1
     assert "no-such-namespace" in done.stderr
+
+
+@pytest.mark.parametrize(("hard", "expected"), [(4096, 4096), (64, 64)])
+def test_the_daemon_claims_the_descriptors_that_it_may_have(hard: int, expected: int) -> None:
+    script = (
+        "import resource as r; from kernlb.cli.run import claim_descriptors as claim; "
+        f"r.setrlimit(r.RLIMIT_NOFILE, (64, {hard})); claim(); print(*r.getrlimit(r.RLIMIT_NOFILE))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60, check=True)
+    assert done.stdout.decode().split() == [str(expected), str(hard)]

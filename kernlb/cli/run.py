@@ -1,5 +1,7 @@
 """kernlb run"""
 
+import resource
+
 import click
 
 from kernlb.cli.options import Duration, consent, consent_options, file_argument
@@ -7,6 +9,8 @@ from kernlb.cli.root import verb
 from kernlb.cli.session import Session, need_net_admin
 from kernlb.config.notation import Wrong, read_listen
 from kernlb.config.values import Metrics
+
+DESCRIPTORS = 262144
 
 
 def _listen(ctx: click.Context, param: click.Parameter, value: str | None) -> Metrics | None:
@@ -17,6 +21,15 @@ def _listen(ctx: click.Context, param: click.Parameter, value: str | None) -> Me
     except Wrong as wrong:
         raise click.BadParameter(f"{wrong.message}: {wrong.hint}", ctx, param) from wrong
     return Metrics(address=address, port=port)
+
+
+def claim_descriptors() -> None:
+    """As many as there may be, up to those that the shipped unit gives: each probe under way takes one, and with the
+    1,024 that a shell allows they would wait for one another."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 @verb("run")
@@ -72,6 +85,7 @@ def command(
 
     source = read_source(file, format, accept_loss=accept_loss)
     need_net_admin("run")
+    claim_descriptors()
     places = session.places()
     for obstacle in obstacles(source.config):
         note(obstacle)
