@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from kernlb.accused import LASTING, Accused
 from kernlb.agenda import Agenda, latest_beat, spread_evenly
-from kernlb.checks.base import Kinds, Prober, Report, Target, target_of
+from kernlb.checks.base import Kinds, Late, Prober, Report, Target, target_of
 from kernlb.checks.kinds import Probers
 from kernlb.checks.spec import Address, Check
 from kernlb.checks.verdict import Code, Outcome, Verdict
@@ -39,7 +39,8 @@ class Change(Generic[K]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """`asked` checks were wanted and `probed` targets serve them. Lateness is of starts, in seconds."""
+    """`asked` checks were wanted and `probed` targets serve them. Lateness is of starts, and of waits for a place where
+    many of a kind are under way, in seconds."""
 
     asked: int
     probed: int
@@ -70,7 +71,7 @@ class Checker(Generic[K]):
         heartbeat: Callable[[], None] | None = None,
         spread: Callable[[int], float] = spread_evenly,
         clock: Callable[[], float] = time.time,
-        kinds: Callable[[Report], Kinds] = Probers,
+        kinds: Callable[[Report, Late], Kinds] = Probers,
     ) -> None:
         self._changed = changed
         self._sampled = sampled
@@ -78,7 +79,8 @@ class Checker(Generic[K]):
         self._spread = spread
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._probers = kinds(self._judge)
+        self._lateness = Lateness()
+        self._probers = kinds(self._judge, self._lateness.add)
         self._entries: dict[Identity, Entry[K]] = {}
         self._numbers: dict[Check, int] = {}
         self._kinds: dict[int, int] = {}
@@ -92,7 +94,6 @@ class Checker(Generic[K]):
         self._started = 0
         self._internal = 0
         self._outcomes: Counter[Outcome] = Counter()
-        self._lateness = Lateness()
         self._pulse()
 
     # --- whom to check

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, TypeVar
 
-from kernlb.checks.base import Report, Target, timed_out
+from kernlb.checks.base import Late, Report, Target, timed_out
 from kernlb.checks.spec import Address
 from kernlb.checks.verdict import Code, Outcome, Verdict
 
@@ -67,7 +67,7 @@ class Wire:
             return Fate.ANSWERED
         return Fate.REFUSED if all(fault.refuses for fault in found) else Fate.LOST
 
-    def probers(self, report: Report) -> "Probers":
+    def probers(self, report: Report, _: Late) -> "Probers":
         return Probers(self, report)
 
 

@@ -77,6 +77,12 @@ def target_of(check: Check, address: Address, port: int) -> Target:
 
 
 Report = Callable[[Sequence[tuple[Target, Verdict]]], None]
+Late = Callable[[float], None]
+"""Told the seconds that a probe waited for a place, once it has one."""
+
+
+def unheeded(seconds: float) -> None:
+    """A Late of those who do not ask."""
 
 
 class Prober(Protocol):

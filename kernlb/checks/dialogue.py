@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
-from kernlb.checks.base import Report, Target, opened, refused, timed_out
+from kernlb.checks.base import Late, Report, Target, opened, refused, timed_out, unheeded
 from kernlb.checks.verdict import Code, Orders, Outcome, Verdict
 
 log = logging.getLogger(__name__)
@@ -75,19 +75,24 @@ class DialogueProber:
     """A Prober of one kind of conversation. At most `parallel` are held at once; the others wait their turn, and their
     time runs from when they get it."""
 
-    def __init__(self, talk: Talk, report: Report, *, parallel: int = 1024) -> None:
+    def __init__(self, talk: Talk, report: Report, *, parallel: int = 1024, late: Late = unheeded) -> None:
         self._talk = talk
         self._report = report
+        self._late = late
         self._parallel = parallel
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._waiting: deque[Target] = deque()
+        self._waiting: deque[tuple[Target, float]] = deque()  # and since when
         self._done: list[tuple[Target, Verdict]] = []
 
     def start(self, targets: Sequence[Target]) -> None:
-        self._waiting.extend(targets)
+        now = self._loop.time()
+        self._waiting.extend((target, now) for target in targets)
         while self._waiting and len(self._tasks) < self._parallel:
-            task = self._loop.create_task(self._probe(self._waiting.popleft()))
+            target, since = self._waiting.popleft()
+            if since < now:
+                self._late(now - since)
+            task = self._loop.create_task(self._probe(target))
             self._tasks.add(task)
             task.add_done_callback(self._ended)
 

@@ -3,7 +3,7 @@
 import resource
 from importlib import import_module
 
-from kernlb.checks.base import Prober, Report, Target
+from kernlb.checks.base import Late, Prober, Report, Target, unheeded
 from kernlb.checks.spec import (
     AgentProbe,
     CommandProbe,
@@ -40,8 +40,9 @@ PARALLEL = {"command": 32}  # processes weigh more than sockets
 class Probers:
     """The probers of one event loop."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, late: Late = unheeded) -> None:
         self._report = report
+        self._late = late
         self._made: dict[str, Prober] = {}
         self._room = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARED, 64)
 
@@ -56,12 +57,12 @@ class Probers:
         module = import_module(f"kernlb.checks.{name}")
         prober: Prober
         if name == "tcp":
-            prober = module.TcpProber(self._report, descriptors=self._room * 3 // 4)
+            prober = module.TcpProber(self._report, descriptors=self._room * 3 // 4, late=self._late)
         else:
             from kernlb.checks.dialogue import DialogueProber
 
             parallel = PARALLEL.get(name, min(1024, self._room // 16))
-            prober = DialogueProber(module.talk, self._report, parallel=parallel)
+            prober = DialogueProber(module.talk, self._report, parallel=parallel, late=self._late)
         self._made[name] = prober
         return prober
 

@@ -14,7 +14,7 @@ from errno import EINPROGRESS
 from functools import lru_cache
 from struct import Struct
 
-from kernlb.checks.base import LINGER_RESET, Path, Report, Target, bind_source, refused, timed_out
+from kernlb.checks.base import LINGER_RESET, Late, Path, Report, Target, bind_source, refused, timed_out, unheeded
 from kernlb.checks.verdict import Code, Outcome, Verdict
 
 BATCHING = 0.016  # seconds between collections while verdicts keep coming
@@ -51,8 +51,9 @@ class TcpProber:
     """A Prober of plain connects. `descriptors` bounds those under way at once; what exceeds it waits its turn. Beside
     them at most a quarter as many sockets are kept for use again: thousands of paths would keep as many."""
 
-    def __init__(self, report: Report, *, descriptors: int = 16384) -> None:
+    def __init__(self, report: Report, *, descriptors: int = 16384, late: Late = unheeded) -> None:
         self._report = report
+        self._late = late
         self._descriptors = descriptors
         self._loop = asyncio.get_running_loop()
         self._epoll = select.epoll()
@@ -62,15 +63,14 @@ class TcpProber:
         # By patience, so that each is in the order of its deadlines: when a batch started, and its lines.
         self._batches: dict[float, deque[tuple[float, list[_Line]]]] = {}
         self._alarms: dict[float, asyncio.TimerHandle] = {}
-        self._waiting: deque[Target] = deque()
+        self._waiting: deque[tuple[Target, float]] = deque()  # and since when
         self._collection: asyncio.TimerHandle | None = None
         self._reading = False
 
     def start(self, targets: Sequence[Target]) -> None:
         room = self._descriptors - self._flying
         if self._waiting or len(targets) > room:
-            self._waiting.extend(targets)
-            targets = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+            targets = self._in_turn(targets, room)
         done: list[tuple[Target, Verdict]] = []
         launched: dict[float, list[_Line]] = {}
         for target in targets:
@@ -94,6 +94,16 @@ class TcpProber:
         self._watch(busy=not self._reading)
         if done:
             self._report(done)
+
+    def _in_turn(self, targets: Sequence[Target], room: int) -> list[Target]:
+        """Those that there is room for: who waits comes first."""
+        now = self._loop.time()
+        self._waiting.extend((target, now) for target in targets)
+        taken = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+        for _, since in taken:
+            if since < now:
+                self._late(now - since)
+        return [target for target, _ in taken]
 
     def close(self) -> None:
         for handle in (*self._alarms.values(), self._collection):

@@ -113,6 +113,7 @@ def test_a_thousand_at_once_need_no_more_descriptors_than_allowed_and_leave_none
         port = server.getsockname()[1]
         targets = [target_of(Check(), ip_address(f"127.0.{n // 200}.{n % 200 + 1}"), port) for n in range(1000)]
         before = open_descriptors()
+        waits: list[float] = []
 
         async def everything() -> tuple[int, int]:
             found = 0
@@ -124,7 +125,7 @@ def test_a_thousand_at_once_need_no_more_descriptors_than_allowed_and_leave_none
                 if found == len(targets):
                     complete.set()
 
-            prober = TcpProber(report, descriptors=64)
+            prober = TcpProber(report, descriptors=64, late=waits.append)
             prober.start(targets)
             most = open_descriptors()
             await asyncio.wait_for(complete.wait(), 20)
@@ -134,6 +135,7 @@ def test_a_thousand_at_once_need_no_more_descriptors_than_allowed_and_leave_none
         # 127.0.x.1 but the first have no listener: refused counts as an answer here.
         found, most = asyncio.run(everything())
         assert found == 1000
+        assert len(waits) == 1000 - 64
         assert most <= before + 64 + 10
         assert open_descriptors() <= before
 
