@@ -53,6 +53,10 @@ class Ownership:
             return self
         return replace(self, claimed=self.claimed | wanted, shared=shared)
 
+    def covers(self, other: "Ownership") -> bool:
+        """Whether all that the other owns is owned here too, and known as it was before."""
+        return other.claimed <= self.claimed and other.shared == self.shared
+
     def only(self, table: Table) -> "Ownership":
         """Ownership of what still exists."""
         there = frozenset(key for key in self.claimed if key in table)

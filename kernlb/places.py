@@ -39,6 +39,11 @@ class Places:
         return self.state / self.namespace / "state.json"
 
     @property
+    def state_aside(self) -> Path:
+        """Where the state lies while its own place has no room: like the kernel's, it ends with the boot."""
+        return self.run / self.namespace / "state.json"
+
+    @property
     def applied(self) -> Path:
         """The configuration in force, for orders where no daemon runs."""
         return self.state / self.namespace / "applied.json"

@@ -31,7 +31,7 @@ from kernlb.model import (
 from kernlb.parts import Parts, changed, cut, whole
 from kernlb.plan import Operation, Verb, diff, leaving, play, quiesce, remaining
 from kernlb.pool import Override, ServerName
-from kernlb.state import State, Store
+from kernlb.state import State, StateError, Store
 from kernlb.text import thing
 
 SETTLE = 1.0
@@ -94,14 +94,26 @@ class _Settled:
 
 class Reconciler:
     def __init__(
-        self, kernel: Kernel, store: Store, consent: Consent, listening: Listening, *, state: State | None = None
+        self,
+        kernel: Kernel,
+        store: Store,
+        consent: Consent,
+        listening: Listening,
+        *,
+        state: State | None = None,
+        lasting: bool = False,
     ) -> None:
-        """`state` where the store has been read already."""
+        """`state` where the store has been read already. `lasting`: what cannot be written down now, beside what is
+        owned, is remembered, and written by a later `note`."""
         self.kernel = kernel
         self.store = store
         self.consent = consent
         self._listening = listening
         self.state: State = store.load() if state is None else state
+        self.unwritten: StateError | None = None
+        """Why the last that was to be remembered is not in its place."""
+        self._lasting = lasting
+        self._owned = self.state.ownership  # as it is written down
         self._settled: _Settled | None = None
 
     def plan(self, wanted: Wanted, *, count: bool = True) -> Plan:
@@ -160,13 +172,14 @@ class Reconciler:
     def note(
         self, *, overrides: Mapping[ServerName, Override] | None = None, health: Mapping[str, Any] | None = None
     ) -> None:
-        """Write down what a restart must not lose; None leaves it as it was."""
+        """Write down what a restart must not lose; None leaves it as it was. With health, what could not be written
+        before is tried again."""
         state = self.state
         if overrides is not None:
             state = replace(state, overrides=overrides)
         if health is not None:
             state = replace(state, health=health)
-        self._remember(state)
+        self._remember(state, again=health is not None)
 
     def clear(self) -> list[Operation]:
         """Remove what is kernlb's, at once, and put back the settings that still are as kernlb wrote them."""
@@ -239,10 +252,18 @@ class Reconciler:
         lingering = {key: name for key, name in before.items() if key not in names and key in after}
         return {**lingering, **names} if lingering else names
 
-    def _remember(self, state: State) -> None:
-        if state != self.state:
-            self.store.save(state)
-            self.state = state
+    def _remember(self, state: State, *, again: bool = False) -> None:
+        if state == self.state and not (again and self.unwritten):
+            return
+        try:
+            self.unwritten = self.store.save(state)
+            self._owned = state.ownership
+        except StateError as error:
+            # Nothing may come into the kernel without an owner; but no disk keeps a dead server in.
+            if not self._lasting or not self._owned.covers(state.ownership):
+                raise
+            self.unwritten = error
+        self.state = state
 
     def _breaks(self, operations: Collection[Operation], observed: Table) -> dict[Key, int | None]:
         removed = {op.key for op in operations if op.verb is Verb.REMOVE and service_of(op.key)}

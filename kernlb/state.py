@@ -8,6 +8,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path
@@ -80,32 +81,50 @@ def write_whole(path: Path, text: str) -> None:
         raise StateError(
             f"cannot write the state: {error.strerror}",
             where=str(path),
-            hint="the kernel was not touched; make room or choose another place with --state-dir",
+            hint="make room, or choose another place with --state-dir",
         ) from error
 
 
 class Store:
-    def __init__(self, path: Path) -> None:
+    """`aside` is a place that lives as long as the kernel's state, for where the other has no room. What lies there is
+    newer."""
+
+    def __init__(self, path: Path, *, aside: Path | None = None) -> None:
         self.path = path
+        self._aside = aside
         self._texts: dict[str, tuple[object, str]] = {}
 
     def load(self) -> State:
         """The state, or an empty one where there is none. Raises StateError where it cannot be understood."""
         life = Life.now()
+        place = self._aside if self._aside is not None and self._aside.exists() else self.path
         try:
-            document = json.loads(self.path.read_text())
+            document = json.loads(place.read_text())
         except FileNotFoundError:
             return State(life)
         except (OSError, ValueError) as error:
-            raise self._unreadable(error) from error
+            raise _unreadable(place, error) from error
         try:
             return _from_document(document).reborn(life)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise self._unreadable(error) from error
+            raise _unreadable(place, error) from error
 
-    def save(self, state: State) -> None:
-        """Raises StateError, with the old state intact, where the disk is full or not writable."""
-        write_whole(self.path, self._text(state))
+    def save(self, state: State) -> StateError | None:
+        """Where the disk is full or not writable, the state lies aside until the boot ends, and what is wrong is
+        returned. Raises StateError, with the old state intact, where it cannot lie there either."""
+        text = self._text(state)
+        try:
+            write_whole(self.path, text)
+        except StateError as error:
+            if self._aside is None:
+                raise
+            with suppress(StateError):
+                write_whole(self._aside, text)
+                return error
+            raise
+        if self._aside is not None and self._aside.exists():
+            self._aside.unlink()
+        return None
 
     def _text(self, state: State) -> str:
         """What is the same object as the last time is not written out again: there may be ten thousand names."""
@@ -114,12 +133,13 @@ class Store:
                 self._texts[part] = source, _indented(document(source))
         return "{\n" + ",\n".join(f'"{part}": {text}' for part, (_, text) in self._texts.items()) + "\n}\n"
 
-    def _unreadable(self, error: Exception) -> StateError:
-        return StateError(
-            f"cannot read the state: {error or type(error).__name__}",
-            where=str(self.path),
-            hint="move the file away: kernlb then owns nothing, and --adopt takes its services over again",
-        )
+
+def _unreadable(path: Path, error: Exception) -> StateError:
+    return StateError(
+        f"cannot read the state: {error or type(error).__name__}",
+        where=str(path),
+        hint="move the file away: kernlb then owns nothing, and --adopt takes its services over again",
+    )
 
 
 def _parts(state: State) -> dict[str, tuple[Any, Callable[[Any], Any]]]:

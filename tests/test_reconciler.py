@@ -33,7 +33,7 @@ from kernlb.model import (
 from kernlb.parts import cut
 from kernlb.plan import Operation, Verb, diff
 from kernlb.reconciler import SETTLE, Consent, Reconciler
-from kernlb.state import Store
+from kernlb.state import StateError, Store
 
 WEB = Endpoint(EngineName.IPVS, Protocol.TCP, IPv4Address("192.0.2.1"), 80)
 THEIRS = Endpoint(EngineName.IPVS, Protocol.TCP, IPv4Address("192.0.2.99"), 80)
@@ -339,3 +339,20 @@ def test_a_port_that_a_process_has_taken_meanwhile_holds_up_no_other_service(tmp
     listens.clear()
     assert not writer.step(wanted, deadline=30, now=1).refused
     assert engine.read() == {**WITH_API, wild: Mark(0x4B4C0001)}
+
+
+def test_what_would_have_no_owner_is_not_made_where_the_intent_cannot_be_written(tmp_path: Path) -> None:
+    engine, store = Memory(), Store(tmp_path / "state" / "state.json")
+    writer = Reconciler(Kernel({EngineName.IPVS: engine}), store, Consent(), lambda key: None, lasting=True)
+    store.path.parent.symlink_to(tmp_path / "none")
+    with pytest.raises(StateError):
+        writer.step(want(BOTH), deadline=0, now=0)
+    assert not engine.written
+    store.path.parent.unlink()
+    writer.step(want(BOTH), deadline=0, now=1)
+    store.path.unlink()
+    store.path.parent.rmdir()
+    store.path.parent.symlink_to(tmp_path / "none")
+    writer.step(want({}), deadline=0, now=2)
+    assert WEB not in engine.read()
+    assert writer.unwritten is not None

@@ -101,3 +101,20 @@ def test_what_changed_is_in_the_file_and_what_did_not_is_still_there(tmp_path: P
     ):
         store.save(changed)
         assert Store(store.path).load() == changed
+
+
+def test_what_has_no_room_in_its_place_lies_aside_until_there_is_room_and_is_newer(tmp_path: Path) -> None:
+    store = Store(tmp_path / "disk" / "state.json", aside=tmp_path / "run" / "state.json")
+    before, after = State(Life.now()), full(Life.now())
+    assert store.save(before) is None
+    store.path.parent.rename(tmp_path / "away")
+    store.path.parent.symlink_to(tmp_path / "none")
+    unwritten = store.save(after)
+    assert unwritten is not None
+    assert unwritten.where == str(store.path)
+    store.path.parent.unlink()
+    (tmp_path / "away").rename(store.path.parent)
+    assert store.load() == after
+    assert store.save(after) is None
+    assert [path.name for path in (tmp_path / "run").iterdir()] == []
+    assert store.load() == after

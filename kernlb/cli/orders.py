@@ -44,11 +44,11 @@ def resume(session: Session, verb: str, service: str, server: str, *, check: boo
 
 def _foresee(session: Session, name: tuple[str, str], order: Order) -> dict[str, Any]:
     from kernlb import applied, operator
-    from kernlb.state import Store
 
     operator.known(applied.recall(session.places().applied).source.config, *name)
-    before = Store(session.places().state_file).load().overrides
-    return {"through": "kernel", **operator.answer(before, order(before, name, time.time()), name)}
+    before = session.store().load().overrides
+    answer = operator.answer(before, order(before, name, time.time()), name)
+    return {"through": "kernel", **answer, "unwritten": None}
 
 
 def _carry_out(session: Session, name: tuple[str, str], order: Order) -> dict[str, Any]:
@@ -80,7 +80,8 @@ def _carry_out(session: Session, name: tuple[str, str], order: Order) -> dict[st
     refused = reconciler.step(want, deadline=30.0, now=now).refused.get(name[0])
     if refused is not None:
         raise refused
-    return {"through": "kernel", **operator.answer(before, overrides, name), "live": live}
+    unwritten = None if reconciler.unwritten is None else reconciler.unwritten.message
+    return {"through": "kernel", **operator.answer(before, overrides, name), "unwritten": unwritten, "live": live}
 
 
 def watch(session: Session, said: dict[str, Any]) -> dict[str, Any]:
@@ -118,6 +119,8 @@ def _again(session: Session, said: dict[str, Any]) -> dict[str, Any]:
 
 def report(session: Session, said: dict[str, Any], text: str, *, check: bool) -> int:
     said.pop("live", None)
+    if said.get("unwritten"):
+        output.note(f"a reboot will forget this: {said['unwritten']}")
     if session.as_json:
         output.facts(said)
     elif check:
@@ -147,11 +150,9 @@ def _names(ctx: click.Context) -> dict[str, list[str]]:
         return {each["name"]: [server["name"] for server in each["servers"]] for each in status["services"]}
     except KernlbError:
         pass
-    from kernlb.state import Store
-
     found: dict[str, list[str]] = {}
     try:
-        for name in Store(session.places().state_file).load().names.values():
+        for name in session.store().load().names.values():
             if name.check:
                 continue
             servers = found.setdefault(name.service, [])

@@ -81,7 +81,6 @@ def command(
     from kernlb.daemon.running import run
     from kernlb.machine import listening
     from kernlb.reconciler import Reconciler
-    from kernlb.state import Store
 
     source = read_source(file, format, accept_loss=accept_loss)
     need_net_admin("run")
@@ -90,13 +89,13 @@ def command(
     for obstacle in obstacles(source.config):
         note(obstacle)
     with session.writing("run"):
-        store = Store(places.state_file)
+        store = session.store()
         state = store.load()
         allowed = consent(adopt=adopt, shared_settings=shared_settings, take_port=take_port, force=force)
         signs = open_signs(source.config, state.ownership, consent=allowed)
         run(
             source,
-            reconciler=Reconciler(signs.kernel, store, allowed, listening, state=state),
+            reconciler=Reconciler(signs.kernel, store, allowed, listening, state=state, lasting=True),
             signs=signs,
             machine=machine(file, format, places=places, consent=allowed),
             places=places,

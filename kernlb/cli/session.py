@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kernlb.config.values import Config
     from kernlb.places import Places
     from kernlb.reconciler import Consent, Reconciler
+    from kernlb.state import Store
 
 _CAP_NET_ADMIN = 12
 
@@ -37,13 +38,19 @@ class Session:
             self._places = Places(namespace=current_namespace(), run=Path(self.run_dir), state=Path(self.state_dir))
         return self._places
 
+    def store(self) -> "Store":
+        """What this namespace's kernlb remembers."""
+        from kernlb.state import Store
+
+        places = self.places()
+        return Store(places.state_file, aside=places.state_aside)
+
     def reconciler(self, config: "Config", consent: "Consent") -> "Reconciler":
         """The writer for a configuration, in the right network namespace."""
         from kernlb.machine import listening, open_kernel
         from kernlb.reconciler import Reconciler
-        from kernlb.state import Store
 
-        store = Store(self.places().state_file)
+        store = self.store()
         state = store.load()
         kernel = open_kernel(config, state.ownership, force=consent.force)
         return Reconciler(kernel, store, consent, listening, state=state)

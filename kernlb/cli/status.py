@@ -84,6 +84,8 @@ def _daemon(daemon: dict[str, Any]) -> str:
         lines.append(f"[yellow]until the next reload: {daemon['temporary']}[/]")
     if daemon["error"]:
         lines.append(f"[red]the kernel is not as wanted: {daemon['error']['message']}[/]")
+    if daemon.get("unwritten"):
+        lines.append(f"[red]a reboot will forget orders: {daemon['unwritten']['message']}[/]")
     return "\n".join(lines)
 
 

@@ -31,6 +31,7 @@ from kernlb.pool import ServerName
 from kernlb.reconciler import Plan, Reconciler, Wanted
 from kernlb.source import Source
 from kernlb.standing import Standing
+from kernlb.state import StateError
 from kernlb.systemd import Notifier
 from kernlb.totals import Totals
 
@@ -77,6 +78,7 @@ class Daemon:
         self._full = 0.0  # monotonic, as the next
         self._due = 0.0
         self._note = False
+        self.unwritten: StateError | None = None  # why a restart or a reboot would lose what is remembered
         self._finishing = False  # the last step left servers behind: what the next does is no drift
         self.overrides: operator.Overrides = {}
         self._suspects: Suspects | None = None
@@ -145,6 +147,7 @@ class Daemon:
                     self._journal.say("clear", operations=len(removed))
                 elif hasattr(self, "assessment"):
                     await self._writer.note(self.overrides, self._record())
+                    self._written()
             except KernlbError as error:
                 self._complain("stop", error)
         self._waiters.fail(KernlbError("the daemon is ending", hint="kernlb run FILE starts it again"))
@@ -270,6 +273,7 @@ class Daemon:
         else:
             telling.operations(self._journal, "write", step.done, step.plan.names)
         self._finishing = bool(step.waiting)
+        self._written()
         if work.counters is not None:
             self.view.count(work.counters)
         if self._suspects is not None:
@@ -280,6 +284,16 @@ class Daemon:
         if self._track is not None:
             self._track.tell(self.assessment.pools)
         self._tell()
+
+    def _written(self) -> None:
+        """What could not be written down is tried again; traffic does not wait for it."""
+        before, self.unwritten = self.unwritten, self._reconciler.unwritten
+        if self.unwritten is not None:
+            self._note = True
+            if before is None or before.message != self.unwritten.message:
+                self._complain("unwritten", self.unwritten)
+        elif before is not None:
+            self._journal.say("written", level=Level.NOTICE)
 
     def _schedule(self, work: Work, draining: bool) -> None:
         change = self.assessment.next_change()

@@ -60,6 +60,7 @@ class Orders:
                 "temporary": self._temporary,
                 "checks": telling.checks(daemon.checker.statistics()),
                 "error": error_document(daemon.error) if daemon.error else None,
+                "unwritten": error_document(daemon.unwritten) if daemon.unwritten else None,
             },
             "program": asdict(program) if (program := daemon.view.program) else None,
             "services": service_documents(
@@ -153,7 +154,8 @@ class Orders:
             told = operator.told(ordered.get(name))
             self._journal.say("order", level=Level.NOTICE, verb=verb, service=name[0], server=name[1], **told)
             await self._daemon.settled(name[0])
-        return {"through": "daemon", **answer}
+        unwritten = None if check or self._daemon.unwritten is None else self._daemon.unwritten.message
+        return {"through": "daemon", **answer, "unwritten": unwritten}
 
     async def _put_back(self, source: Source, temporary: str | None) -> None:
         self._journal.say("not-confirmed", level=Level.WARNING, file=self._daemon.source.file)

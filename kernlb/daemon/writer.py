@@ -23,6 +23,9 @@ Record = Callable[[], Mapping[str, Any]]
 SHARE = 0.05
 """The most of a core that writing health down may take."""
 
+AGAIN = 5.0
+"""Seconds until what could not be written down is tried again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -38,7 +41,7 @@ class Writer:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kernlb-writer")
         self._began: float | None = None
         self._noted = 0.0
-        self._cost = 0.0
+        self._rest = 0.0
 
     def stuck(self, *, seconds: float) -> bool:
         """Whether one piece of work has lasted so long."""
@@ -116,12 +119,12 @@ class Writer:
     @property
     def may_note(self) -> bool:
         """Writing health down costs time in a large configuration: not more often than its share allows."""
-        return time.monotonic() - self._noted >= self._cost / SHARE
+        return time.monotonic() - self._noted >= self._rest
 
     @property
     def next_note(self) -> float:
         """Seconds until it may be written down again."""
-        return max(0.0, self._noted + self._cost / SHARE - time.monotonic())
+        return max(0.0, self._noted + self._rest - time.monotonic())
 
     def close(self) -> None:
         self._thread.shutdown(wait=True)
@@ -132,7 +135,7 @@ class Writer:
         self.reconciler.note(overrides=overrides, health=None if health is None else health())
         if health is not None:
             self._noted = time.monotonic()
-            self._cost = self._noted - began
+            self._rest = max((self._noted - began) / SHARE, AGAIN if self.reconciler.unwritten else 0.0)
 
     def _timed(self, work: Callable[[], T]) -> T:
         self._began = time.monotonic()

@@ -221,3 +221,64 @@ def test_an_unknown_name_is_answered_with_close_ones(world: World) -> None:
             assert "web" in str(refused.value.hint)
 
     play(scene)
+
+
+def test_where_nothing_can_be_written_down_the_dead_still_leave_and_orders_are_carried_out(world: World) -> None:
+    async def scene() -> None:
+        servers = [Server(), Server(), Server()]
+        for each in servers:
+            await each.live()
+        one, two, three = servers
+        async with world.running(service(*servers)) as daemon:
+            await until(lambda: set(world.weights().values()) == {1} and len(world.weights()) == 3)
+            world.fill_disk()
+            said = await world.ask("POST", "/disable", service="web", server="s1")
+            assert "cannot write the state" in said["unwritten"]
+            assert world.weights() == {one.address: 0, two.address: 1, three.address: 1}
+            await two.die()
+            await until(lambda: world.weights() == {one.address: 0, three.address: 1})
+            await world.ask("POST", "/drain", service="web", server="s3", deadline=60)
+            await until(lambda: world.weights() == {one.address: 0})
+            assert daemon.error is None
+            assert world.log.getvalue().count("event=unwritten") == 1
+            world.write(service(*servers) + service(three, name="more", bind="192.0.2.2:80"))
+            with pytest.raises(KernlbError, match="cannot write the state"):
+                await world.ask("POST", "/reload")
+            assert list(daemon.assessment.pools) == ["web"]
+            await two.live()
+            await until(lambda: world.weights() == {one.address: 0, two.address: 1})
+            world.make_room()
+        assert "event=written" in world.log.getvalue()
+        writes = world.ipvs.writes
+        world.write(service(*servers))
+        async with world.running():
+            assert world.weights() == {one.address: 0, two.address: 1}
+        assert world.ipvs.writes == writes
+
+    play(scene)
+
+
+def test_after_a_boot_without_room_the_state_lies_beside_the_socket_until_there_is_room(world: World) -> None:
+    world.aside = world.directory / "run" / "state.json"
+    world.fill_disk()
+
+    async def scene() -> None:
+        one, two = Server(), Server()
+        await one.live()
+        await two.live()
+        async with world.running(service(one, two), cut=True):
+            await world.ask("POST", "/weight", service="web", server="s1", weight=7)
+            assert world.weights() == {one.address: 7, two.address: 1}
+            assert (await world.ask("GET", "/status"))["daemon"]["unwritten"]["where"] == str(world.state)
+        writes = world.ipvs.writes
+        async with world.running() as daemon:
+            assert world.weights() == {one.address: 7, two.address: 1}
+            assert world.ipvs.writes == writes
+            world.make_room()
+            await two.die()
+            await until(lambda: world.weights() == {one.address: 7})
+            await until(lambda: daemon.unwritten is None)
+        assert not world.aside.exists()
+        assert world.state.exists()
+
+    play(scene)

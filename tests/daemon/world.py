@@ -3,6 +3,7 @@
 import asyncio
 import io
 import itertools
+import shutil
 import socket
 import struct
 import time
@@ -81,11 +82,24 @@ class World:
     rest: Memory = field(default_factory=Memory)
     log: io.StringIO = field(default_factory=io.StringIO)
     daemon: Daemon | None = None
+    aside: Path | None = None
     options: Options = field(default_factory=lambda: Options(passive=False, deadline=1.0))
 
     @property
     def file(self) -> Path:
         return self.directory / "kernlb.toml"
+
+    @property
+    def state(self) -> Path:
+        return self.directory / "state" / "state.json"
+
+    def fill_disk(self) -> None:
+        """The state can be written no more."""
+        shutil.rmtree(self.state.parent, ignore_errors=True)
+        self.state.parent.symlink_to(self.directory / "none")
+
+    def make_room(self) -> None:
+        self.state.parent.unlink()
 
     @property
     def client(self) -> ControlClient:
@@ -112,8 +126,8 @@ class World:
             remember=lambda source: None,
         )
         signs = machine.open(None, None)  # type: ignore[arg-type]
-        reconciler = Reconciler(signs.kernel, Store(self.directory / "state.json"), Consent(), lambda key: None)
-        return machine, signs, reconciler
+        store = Store(self.state, aside=self.aside)
+        return machine, signs, Reconciler(signs.kernel, store, Consent(), lambda key: None, lasting=True)
 
     @asynccontextmanager
     async def running(self, text: str | None = None, *, cut: bool = False) -> AsyncIterator[Daemon]:
@@ -137,16 +151,21 @@ class World:
         await control.open()
         running = asyncio.create_task(daemon.run())
         self.daemon = daemon
-        saved = (self.directory / "state.json").read_bytes()
+        saved = self._saved()
         try:
             yield daemon
-            saved = (self.directory / "state.json").read_bytes()
+            saved = self._saved()
         finally:
             daemon.stop()
             await asyncio.wait_for(running, PATIENCE)
             await control.close()
             if cut:
-                (self.directory / "state.json").write_bytes(saved)
+                for path, content in saved.items():
+                    path.write_bytes(content) if content is not None else path.unlink(missing_ok=True)
+
+    def _saved(self) -> dict[Path, bytes | None]:
+        places = [self.state] if self.aside is None else [self.state, self.aside]
+        return {path: path.read_bytes() if path.is_file() else None for path in places}
 
     def _kernel(self) -> Kernel:
         self.ipvs.handles = Ipvs.handles
