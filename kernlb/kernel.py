@@ -5,7 +5,18 @@ from functools import cached_property
 from itertools import groupby
 
 from kernlb.counters import Counters
-from kernlb.engines import Displacing, Engine, Loaded, Loading, Overhearing, Parted, Tending, Transit, Transiting
+from kernlb.engines import (
+    Closing,
+    Displacing,
+    Engine,
+    Loaded,
+    Loading,
+    Overhearing,
+    Parted,
+    Tending,
+    Transit,
+    Transiting,
+)
 from kernlb.errors import Conflict, Unsupported
 from kernlb.model import EngineName, Key, ServerKey, ServiceKey, Table, Value, service_of
 from kernlb.parts import Parts, cut, whole
@@ -80,6 +91,12 @@ class Kernel:
         for _, batch in groupby(operations, key=lambda operation: id(self._engine(operation.key))):
             together = list(batch)
             self._engine(together[0].key).apply(together)
+
+    def close(self) -> None:
+        """Let go of what the engines hold open. What they carry stays."""
+        for engine in self._engines():
+            if isinstance(engine, Closing):
+                engine.close()
 
     def tend(self) -> None:
         """Have the engines that follow the network look at it again."""

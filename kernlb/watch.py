@@ -69,8 +69,7 @@ class Watch:
         self._sockets.clear()
         if self._news is not None:
             self._news.close()
-        if self._ipvs is not None:
-            self._ipvs.close()
+        self.kernel.close()
 
     def _tend(self) -> None:
         """Neighbours come and go all the time, and no Table changes with them: nobody is woken."""

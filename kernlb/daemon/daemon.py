@@ -7,13 +7,16 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 
 from kernlb import operator, record
 from kernlb.assessment import Assessment
 from kernlb.checker import Change, Checker
+from kernlb.config.values import Config
 from kernlb.daemon import telling
 from kernlb.daemon.drift import Drift
+from kernlb.daemon.opening import opened
 from kernlb.daemon.options import Machine, Options, Signs, same_engines
 from kernlb.daemon.schedule import FULL, next_look
 from kernlb.daemon.setbacks import Setbacks
@@ -343,39 +346,33 @@ class Daemon:
         """Another configuration, once it has been planned without objection. Raises what speaks against it; then all
         is as before. A service that the kernel refuses nevertheless keeps no other out, and is tried again."""
         async with self._stepping:
-            before, meant, standing = self.source, self._meaning, self.checker.standing()
             meaning = self._machine.meaning(source.config)
-            signs = self._writer.signs
-            reopened = not same_engines(source.config, before.config)
-            try:
-                if reopened:
-                    self._drift.deaf()
-                    self._writer.replace(
-                        await self._writer.do(
-                            lambda: self._machine.open(source.config, self._reconciler.state.ownership)
-                        )
-                    )
-                    self._drift.listen()
-                await self._writer.plan(partial(meaning.desired, self.assessment.trial(source.config, now=self.now())))
-                self._configure(source, meaning, standing)
-                work = await self._step()
-            except BaseException:
-                if reopened and self._writer.signs is not signs:
-                    self._drift.deaf()
-                    self._writer.signs.close()
-                    self._writer.replace(signs)
-                    self._drift.listen()
-                if self.source is not before:
-                    self._configure(before, meant, standing)
-                self._want()
-                raise
-            if reopened:
-                signs.close()
+            async with self._engines(source.config):
+                work = await self._change(source, meaning)
             self._wake.set()  # the loop is waiting for what was due before
             await self._remember()
             return work
 
     # --- inside
+
+    def _engines(self, config: Config) -> AbstractAsyncContextManager[None]:
+        """Those that a configuration needs."""
+        if same_engines(config, self.source.config):
+            return nullcontext()
+        wanted = partial(self._machine.open, config, self._reconciler.state.ownership)
+        return opened(wanted, writer=self._writer, drift=self._drift)
+
+    async def _change(self, source: Source, meaning: Meaning) -> Work:
+        before, meant, standing = self.source, self._meaning, self.checker.standing()
+        try:
+            await self._writer.plan(partial(meaning.desired, self.assessment.trial(source.config, now=self.now())))
+            self._configure(source, meaning, standing)
+            return await self._step()
+        except BaseException:
+            if self.source is not before:
+                self._configure(before, meant, standing)
+            self._want()
+            raise
 
     async def _remember(self) -> None:
         try:

@@ -112,7 +112,7 @@ class Writer:
         await self.do(lambda: self.signs.spoil())
 
     def replace(self, signs: Signs) -> None:
-        """Another configuration needs other engines. The old ones stay open until `retire`."""
+        """Another configuration needs other engines. The old ones stay open."""
         self.signs = signs
         self.reconciler.kernel = signs.kernel
 

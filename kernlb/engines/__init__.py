@@ -72,6 +72,13 @@ class Overhearing(Protocol):
         ...
 
 
+@runtime_checkable
+class Closing(Protocol):
+    """An engine that holds descriptors, or a process."""
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """The program that an engine has in the kernel: by which loader, with which features, and why not the other way."""

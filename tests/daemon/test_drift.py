@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kernlb.engines.nftables import Nftables
+from kernlb.errors import KernlbError, Unsupported
 from kernlb.kernel import Kernel
 from kernlb.model import ServerKey
 from kernlb.plan import Operation, Verb
@@ -61,6 +62,26 @@ def test_a_flushed_ruleset_is_back(tmp_path: Path) -> None:
                 subprocess.run(["nft", command], check=True)
                 await back(lambda: listed() == whole)
             await until(lambda: daemon.error is None and daemon.drift >= 3)
+
+    with fresh_network():
+        play(scene)
+
+
+@pytest.mark.root
+@pytest.mark.netns
+@pytest.mark.nftables
+def test_where_the_engines_of_a_new_file_cannot_be_opened_those_before_still_hear(tmp_path: Path) -> None:
+    async def scene() -> None:
+        world = World(tmp_path, filtering=Nftables())
+        text = service(Server(), bind="*:80", more='forwarding = "fullnat"\n')
+        async with world.running(text):
+            whole = listed()
+            world.closed = Unsupported("no descriptor is left")
+            world.write("[engine]\nmark_base = 0x1000000\n" + text)
+            with pytest.raises(KernlbError, match="no descriptor"):
+                await world.ask("POST", "/reload")
+            subprocess.run(["nft", "flush ruleset"], check=True)
+            await back(lambda: listed() == whole)
 
     with fresh_network():
         play(scene)

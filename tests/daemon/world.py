@@ -23,6 +23,7 @@ from kernlb.desired import Meaning
 from kernlb.engines.ipvs import Ipvs
 from kernlb.engines.memory import Memory
 from kernlb.engines.nftables import Nftables, ruleset
+from kernlb.errors import KernlbError
 from kernlb.journal import Journal
 from kernlb.kernel import Kernel
 from kernlb.model import EngineName, ServerKey
@@ -74,7 +75,7 @@ class Server:
 @dataclass(slots=True)
 class World:
     """Memory engines outlive daemons, as a kernel does. `ipvs` holds services and servers, `rest` all else, but for
-    what `filtering` holds."""
+    what `filtering` holds. `closed`: why engines cannot be opened."""
 
     directory: Path
     ipvs: Memory = field(default_factory=Memory)
@@ -83,6 +84,7 @@ class World:
     log: io.StringIO = field(default_factory=io.StringIO)
     daemon: Daemon | None = None
     aside: Path | None = None
+    closed: KernlbError | None = None
     options: Options = field(default_factory=lambda: Options(passive=False, deadline=1.0))
 
     @property
@@ -119,7 +121,7 @@ class World:
     def made(self) -> tuple[Machine, Signs, Reconciler]:
         """What a daemon is made from."""
         machine = Machine(
-            open=lambda config, owned: Watch(self._kernel()),
+            open=lambda config, owned: self._open(),
             meaning=_meaning,
             read=self.source,
             understand=_understand,
@@ -166,6 +168,11 @@ class World:
     def _saved(self) -> dict[Path, bytes | None]:
         places = [self.state] if self.aside is None else [self.state, self.aside]
         return {path: path.read_bytes() if path.is_file() else None for path in places}
+
+    def _open(self) -> Watch:
+        if self.closed is not None:
+            raise self.closed
+        return Watch(self._kernel())
 
     def _kernel(self) -> Kernel:
         self.ipvs.handles = Ipvs.handles

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -18,6 +19,7 @@ from kernlb.engines.libbpf import Program
 from kernlb.engines.xdp import Xdp
 from kernlb.errors import KernelError, Unsupported
 from kernlb.explaining import Flow, ask_program
+from kernlb.kernel import Kernel
 from kernlb.model import (
     Endpoint,
     EngineName,
@@ -36,6 +38,7 @@ from kernlb.model import (
     VirtualService,
 )
 from kernlb.plan import Operation, Verb, diff, quiesce
+from kernlb.watch import Watch
 from tests.engines.namespace import ip, one_interface
 from tests.features import Feature, need
 from tests.system.network import until
@@ -103,6 +106,17 @@ def test_playing_the_difference_makes_what_is_observed_what_is_desired(place: Pa
         converge(xdp, desired)
         assert xdp.read() == engine(place).read() == desired
         assert converge(xdp, desired) == 0
+
+
+def test_a_process_that_opens_it_again_and_again_keeps_nothing_open(place: Path) -> None:
+    converge(engine(place), {vip(n): HASHED for n in range(1, 6)} | {real(vip(n), 1): SERVER for n in range(1, 6)})
+    counts = []
+    for _ in range(3):
+        with closing(Watch(Kernel({EngineName.XDP: engine(place)}))) as watch:
+            watch.kernel.counters()
+            watch.kernel.tend()
+        counts.append(len(list(Path("/proc/self/fd").iterdir())))
+    assert counts[0] == counts[-1]
 
 
 def test_a_changed_weight_is_one_operation_and_a_service_goes_with_its_servers(place: Path) -> None:
