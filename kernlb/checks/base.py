@@ -30,6 +30,8 @@ OWN_FAULTS = frozenset(
         errno.EAFNOSUPPORT,
     }
 )
+# Of a socket a lack of rights is the director's; a program or a file without them stays wrong until somebody mends it.
+FORBIDDEN = frozenset({errno.EPERM, errno.EACCES})
 IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h
 _ANY_PORT = 9
 LINGER_RESET = b"\x01\x00\x00\x00\x00\x00\x00\x00"  # struct linger {1, 0}: close by reset, no TIME_WAIT
@@ -168,7 +170,7 @@ def refused(number: int, code: Code = Code.L4CON) -> Verdict:
     if number <= 0:  # getaddrinfo's: a source address of the other family
         return Verdict(Outcome.NEUTRAL, Code.INTERNAL, "the check's own address does not fit the target's family")
     reason = os.strerror(number).lower()
-    if number in OWN_FAULTS:
+    if number in OWN_FAULTS and not (code is Code.PROCERR and number in FORBIDDEN):
         return Verdict(Outcome.NEUTRAL, Code.INTERNAL, f"{reason}, at the director itself")
     return Verdict(Outcome.DOWN, code, reason)
 

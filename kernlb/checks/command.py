@@ -1,15 +1,23 @@
 """A program as a check, never through a shell: its exit code decides, its output is kept short, nothing outlives it."""
 
 import asyncio
+import errno
 import os
 import pwd
+import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
 
 from kernlb.checks.dialogue import Conversation, Failed
+from kernlb.checks.privileges import BECOME
 from kernlb.checks.processes import Household
 from kernlb.checks.spec import CommandProbe, Exit
 from kernlb.checks.verdict import Code, Orders, Verdict
+from kernlb.threads import Shared, begun, beside
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PIPE = 65536  # bytes taken from the pipe at a time
@@ -17,20 +25,28 @@ PACE = 0.01  # seconds between them: a program that floods its output is slowed,
 LARGEST_CODE = 255
 
 household = Household()
+_looks: Shared[pwd.struct_passwd | None] = Shared()
 
 
 async def talk(conversation: Conversation) -> Verdict:
     probe = conversation.target.check.probe
     assert isinstance(probe, CommandProbe)
     conversation.layer = Code.PROCERR
-    starting = asyncio.ensure_future(asyncio.to_thread(_started, conversation, probe))
+    argv, environment = _words(conversation, probe)
     try:
-        process = await asyncio.shield(starting)
+        account = await _looks.get((argv[0], probe.user), partial(_look, argv[0], probe.user))
+    except LookupError:
+        raise Failed(Code.INTERNAL, f"there is no user {probe.user}") from None
+    starting = begun(partial(_started, argv, environment, account))
+    try:
+        process = await asyncio.wrap_future(starting)
     except asyncio.CancelledError:
         starting.add_done_callback(_abandoned)
         raise
-    except LookupError:
-        raise Failed(Code.INTERNAL, f"there is no user {probe.user}") from None
+    except PermissionError as error:
+        if account is None or error.errno != errno.EPERM:
+            raise
+        raise Failed(Code.INTERNAL, f"kernlb may not become {probe.user}: {BECOME}") from None
     assert process.stdout is not None
     try:
         with process.stdout as pipe:
@@ -43,12 +59,24 @@ async def talk(conversation: Conversation) -> Verdict:
                 draining.cancel()
             _take(pipe.fileno(), output, probe.output_limit)
     finally:
-        await asyncio.to_thread(household.clear_out, process)
+        await beside(partial(household.clear_out, process), last=True)
     conversation.first_byte()
     return _verdict(conversation, probe, code, _first_line(output))
 
 
-def _started(conversation: Conversation, probe: CommandProbe) -> "subprocess.Popen[bytes]":
+def _look(program: str, user: str | None) -> pwd.struct_passwd | None:
+    """A mount or a directory of users that does not answer hangs here, not while all programs wait for one to start.
+    Raises LookupError."""
+    path = shutil.which(program, path=PATH)
+    with suppress(OSError):  # told when it is started
+        if path is not None:
+            with Path(path).open("rb") as file:
+                file.read(1)
+    return None if user is None else pwd.getpwnam(user)
+
+
+def _words(conversation: Conversation, probe: CommandProbe) -> tuple[list[str], Mapping[str, str]]:
+    """The arguments and the environment."""
     target = conversation.target
     words = {"{address}": str(target.address), "{port}": str(target.port)}
     environment: Mapping[str, str] = {
@@ -57,9 +85,14 @@ def _started(conversation: Conversation, probe: CommandProbe) -> "subprocess.Pop
         "KERNLB_ADDRESS": str(target.address),
         "KERNLB_PORT": str(target.port),
     }
-    account = None if probe.user is None else pwd.getpwnam(probe.user)
+    return [_filled(argument, words) for argument in probe.argv], environment
+
+
+def _started(
+    argv: Sequence[str], environment: Mapping[str, str], account: pwd.struct_passwd | None
+) -> "subprocess.Popen[bytes]":
     return household.start(
-        [_filled(argument, words) for argument in probe.argv],
+        argv,
         environment=environment,
         user=None if account is None else account.pw_uid,
         group=None if account is None else account.pw_gid,
@@ -72,13 +105,13 @@ def _filled(argument: str, words: Mapping[str, str]) -> str:
     return argument
 
 
-def _abandoned(starting: "asyncio.Future[subprocess.Popen[bytes]]") -> None:
+def _abandoned(starting: "Future[subprocess.Popen[bytes]]") -> None:
     """The time was up before the program had started."""
-    if not starting.cancelled() and starting.exception() is None:
+    if starting.exception() is None:
         process = starting.result()
         if process.stdout is not None:
             process.stdout.close()
-        household.clear_out(process)
+        begun(partial(household.clear_out, process), last=True)
 
 
 async def _exit_code(process: "subprocess.Popen[bytes]") -> int:

@@ -4,12 +4,17 @@ from dataclasses import asdict
 from functools import partial
 
 from kernlb import applied
+from kernlb.checks.privileges import BECOME, may_become_others
+from kernlb.checks.spec import CommandProbe
 from kernlb.config.values import Config
 from kernlb.daemon.options import Machine
+from kernlb.desired import Meaning
+from kernlb.errors import Unsupported
 from kernlb.formats.detect import Format
 from kernlb.machine import meaning, open_kernel
 from kernlb.ownership import Ownership
 from kernlb.places import Places
+from kernlb.ratings import all_servers
 from kernlb.reconciler import Consent
 from kernlb.source import Source, read, understand
 from kernlb.watch import Watch
@@ -23,11 +28,25 @@ def machine(file: str, format: str | None, *, places: Places, consent: Consent) 
     """`file` and its format as given to the daemon."""
     return Machine(
         open=partial(open_signs, consent=consent),
-        meaning=meaning,
+        meaning=_meaning,
         read=partial(_read, file, format),
         understand=_understand,
         remember=lambda source: applied.remember(places.applied, source, asdict(consent)),
     )
+
+
+def _meaning(config: Config) -> Meaning:
+    """Raises Unsupported where checks could not be carried out: they would find every server down."""
+    for service in config.services:
+        for server in all_servers(service):
+            probe = server.check.probe if server.check else None
+            if isinstance(probe, CommandProbe) and probe.user is not None and not may_become_others():
+                raise Unsupported(
+                    f"the check of {server.name} is to run as {probe.user}, which this process may not become",
+                    where=f"service.{service.name}",
+                    hint=BECOME,
+                )
+    return meaning(config)
 
 
 def _read(file: str, format: str | None) -> Source:

@@ -22,10 +22,20 @@ from kernlb.showing import operations_document
 from kernlb.source import Source, refuse_loss
 from kernlb.status import service_documents
 from kernlb.systemd import Notifier
+from kernlb.threads import beside
+
+READING = 60.0
+"""Seconds for a file to be read and understood."""
 
 
 class NotOurs(KernlbError):
     """A file that is not the daemon's."""
+
+    kind = "file"
+
+
+class Unread(KernlbError):
+    """A file that does not come."""
 
     kind = "file"
 
@@ -85,7 +95,7 @@ class Orders:
     async def plan(self, *, file: str, format: str | None, content: str) -> dict[str, Any]:
         """What `apply` of this content would do, by the health that is known of its servers."""
         daemon, machine = self._daemon, self._machine
-        source = await asyncio.to_thread(self._understood, content, file, format)
+        source = await beside(partial(self._understood, content, file, format))
         if not self._accept_loss:
             refuse_loss(source)
         pools = daemon.assessment.trial(source.config, now=daemon.now())
@@ -141,6 +151,14 @@ class Orders:
 
     # --- inside
 
+    async def _read(self, read: Callable[[], Source]) -> Source:
+        """A file on a dead mount holds up neither the next order nor the end of the daemon."""
+        try:
+            async with asyncio.timeout(READING):
+                return await beside(read)
+        except TimeoutError:
+            raise Unread(f"the file could not be read within {READING:g} s", where=self._file) from None
+
     def _understood(self, content: str, file: str, format: str | None) -> Source:
         return self._machine.understand(content.encode(errors="surrogateescape"), file, format)
 
@@ -170,7 +188,7 @@ class Orders:
             before = self._daemon.source, self._temporary
             self._notifier.reloading()
             try:
-                source: Source = await asyncio.to_thread(read)
+                source = await self._read(read)
                 if not self._accept_loss:
                     refuse_loss(source)
                 work = await self._daemon.swap(source)

@@ -1,8 +1,10 @@
 """Real servers on loopback for the probes' tests, well behaved and hostile, and one way to run a probe."""
 
 import asyncio
+import os
 import ssl
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
@@ -12,6 +14,14 @@ from kernlb.checks.base import Target, target_of
 from kernlb.checks.kinds import Probers
 from kernlb.checks.spec import Check
 from kernlb.checks.verdict import Verdict
+
+_POWERLESS = """
+import asyncio
+from kernlb.checks.spec import *
+from tests.checks.servers import verdict
+found = asyncio.run(verdict(Check(probe={probe}, timeout=5.0)))
+print(found.outcome, found.text)
+"""
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -109,3 +119,16 @@ def certificate(directory: Path, *, days: int = 30, name: str = "web.example") -
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(file, key)
     return context, file
+
+
+def powerless(probe: str) -> str:
+    """What a probe says, its text evaluated, in a process without capabilities."""
+    return without_capabilities(_POWERLESS.format(probe=probe))
+
+
+def without_capabilities(code: str) -> str:
+    """What Python code prints in a process like a unit's that was granted nothing."""
+    bare = ["setpriv", "--securebits=+noroot"] if os.geteuid() == 0 else []
+    done = subprocess.run([*bare, sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert not done.returncode, done.stderr
+    return done.stdout.strip()

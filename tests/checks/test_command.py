@@ -2,16 +2,21 @@
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from kernlb.checks.privileges import BECOME
 from kernlb.checks.spec import Check, CommandProbe, Exit
 from kernlb.checks.verdict import Code, Orders, Outcome, Verdict
-from tests.checks.servers import verdict
+from tests.checks.hanging import hung
+from tests.checks.servers import powerless, verdict
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="another user needs root")
 
@@ -159,3 +164,32 @@ def test_it_runs_as_the_user_asked_for_with_no_groups_left():
 def test_an_unknown_user_is_the_directors_fault():
     found = judged("true", user="nosuchuser")
     assert found.code is Code.INTERNAL
+
+
+def test_a_program_that_hangs_before_it_starts_holds_up_no_other(tmp_path):
+    program = tmp_path / "program"
+    shutil.copy("/bin/true", program)
+    dead = Check(probe=CommandProbe(argv=(str(program),)), timeout=0.05)
+    before = threading.active_count()
+
+    async def scene() -> None:
+        with hung(program):
+            for _ in range(40):
+                assert (await verdict(dead)).code is Code.PROCTOUT
+            assert threading.active_count() <= before + 1
+            assert (await verdict(Check(probe=CommandProbe(argv=("true",)), timeout=5.0))).outcome is Outcome.UP
+        assert (await verdict(replace(dead, timeout=5.0))).outcome is Outcome.UP
+
+    asyncio.run(scene())
+
+
+def test_a_program_that_may_not_be_executed_is_down(tmp_path):
+    (tmp_path / "program").write_text("#!/bin/sh\n")
+    found = judged(str(tmp_path / "program"))
+    assert (found.outcome, found.text) == (Outcome.DOWN, "PROCERR permission denied")
+
+
+@needs_root
+def test_where_it_may_not_become_another_user_the_verdict_says_what_to_do():
+    said = powerless("CommandProbe(argv=('true',), user='nobody')")
+    assert said == f"down INTERNAL kernlb may not become nobody: {BECOME}"

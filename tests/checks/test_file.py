@@ -2,13 +2,16 @@
 
 import asyncio
 import os
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from kernlb.checks.spec import Check, FileProbe
+from kernlb.checks.spec import Check, CommandProbe, FileProbe
 from kernlb.checks.verdict import Administration, Code, Orders, Outcome
-from tests.checks.servers import verdict
+from tests.checks.hanging import hung
+from tests.checks.servers import powerless, verdict
 
 
 def judged(path: Path):
@@ -52,3 +55,31 @@ def test_a_huge_file_is_not_read_whole(tmp_path):
         opened.write(b"12\n")
         opened.truncate(10**9)
     assert judged(file).orders == Orders(weight=12)
+
+
+def test_a_file_that_hangs_costs_one_thread_and_no_other_check_and_is_read_again_afterwards(tmp_path):
+    dead, alive = tmp_path / "dead", tmp_path / "alive"
+    for file in (dead, alive):
+        file.write_text("7\n")
+    check = Check(probe=FileProbe(path=str(dead)), timeout=0.05)
+    command = Check(probe=CommandProbe(argv=("true",)), timeout=5.0)
+    before = threading.active_count()
+
+    async def scene() -> None:
+        with hung(dead):
+            for _ in range(20):
+                assert (await verdict(check)).code is Code.PROCTOUT
+            assert threading.active_count() <= before + 1
+            found = await verdict(Check(probe=FileProbe(path=str(alive)), timeout=5.0))
+            assert found.orders == Orders(weight=7)
+            assert (await verdict(command)).outcome is Outcome.UP
+        assert (await verdict(replace(check, timeout=5.0))).orders == Orders(weight=7)
+
+    asyncio.run(scene())
+
+
+def test_a_file_that_may_not_be_read_is_down(tmp_path):
+    file = tmp_path / "secret"
+    file.write_text("7\n")
+    file.chmod(0)
+    assert powerless(f"FileProbe(path={str(file)!r})") == "down PROCERR permission denied"

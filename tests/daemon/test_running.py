@@ -6,8 +6,9 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import ExitStack, asynccontextmanager, closing
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 from kernlb.control_client import ControlClient
 from kernlb.daemon.running import _run
 from kernlb.places import Places, current_namespace
+from tests.checks.hanging import hung
 from tests.daemon.world import PATIENCE, Server, World, service, until
 
 pytestmark = pytest.mark.timeout(110)
@@ -88,6 +90,26 @@ def test_sighup_reads_the_file_again_and_keeps_the_old_one_where_it_is_wrong(
         assert world.weights() == {one.address: 1}
 
     play(scene)
+
+
+def test_sigterm_ends_it_though_a_checked_file_and_its_own_hang(world: World) -> None:
+    weight = world.directory / "weight"
+    weight.write_text("3\n")
+    checked = service(Server(), check=f'check = {{ type = "file", path = "{weight}", interval = "50ms", fall = 1 }}\n')
+
+    async def scene() -> None:
+        async with running(world, checked):
+            await until(lambda: set(world.weights().values()) == {300})
+            holding.enter_context(hung(weight))
+            holding.enter_context(hung(world.file))
+            os.kill(os.getpid(), signal.SIGHUP)
+            await until(lambda: world.weights() == {})
+
+    # A lease is broken after 45 s: what waits for the threads waits for that.
+    began = time.monotonic()
+    with ExitStack() as holding:
+        play(scene)
+        assert time.monotonic() - began < PATIENCE
 
 
 def test_metrics_are_where_the_file_in_force_says(world: World) -> None:
