@@ -3,7 +3,8 @@
 Works out again only the services that something happened to: a verdict in a thousand services costs one pool.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from math import isfinite
 from typing import Any
 
 from kernlb import slow_start
@@ -132,14 +133,13 @@ class Assessment:
     # --- inside
 
     def _restore(self, record: Mapping[str, Any], now: float) -> None:
-        for service, servers in record.get("returned", {}).items():
-            for server, at in servers.items():
-                self._returned[service, server] = min(float(at), now)
-                self._slow[service, server] = now
-        self._quorum = {str(name): bool(had) for name, had in record.get("quorum", {}).items()}
-        for service, shares in record.get("response_time_shares", {}).items():
-            for server, share in shares.items() if service in self._times else ():
-                self._times[service].adopt(str(server), float(share), now)
+        for name, at in _numbers(record.get("returned")):
+            self._return(name, min(at, now))
+        quorum = record.get("quorum")
+        self._quorum = {name: bool(had) for name, had in quorum.items()} if isinstance(quorum, dict) else {}
+        for (service, server), share in _numbers(record.get("response_time_shares")):
+            if service in self._times:
+                self._times[service].adopt(server, share, now)
 
     def _return(self, name: ServerName, now: float) -> None:
         service = self._services.get(name[0])
@@ -184,3 +184,11 @@ class Assessment:
         if service.name in self._times and isinstance(service.scheduler, Policy):
             factor *= self._times[service.name].factor(server.name)
         return rating(self.states.get(name), factor=factor)
+
+
+def _numbers(recorded: Any) -> Iterator[tuple[ServerName, float]]:
+    """A number a server, as a record has it; what cannot be understood is left out."""
+    for service, servers in recorded.items() if isinstance(recorded, dict) else ():
+        for server, number in servers.items() if isinstance(servers, dict) else ():
+            if isinstance(number, int | float) and isfinite(number):
+                yield (service, server), float(number)

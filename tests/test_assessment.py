@@ -1,6 +1,7 @@
 """Pools as verdicts, orders and time move them; no clock runs here."""
 
 import json
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
@@ -68,6 +69,28 @@ def test_a_slow_start_goes_on_after_a_restart() -> None:
     after = Assessment(config(slow_start=10.0), now=4.0, record=json.loads(json.dumps(before.record())))
     assert weight(after, "one", 4.0) == 30
     assert weight(after, "two", 4.0) == 100
+
+
+def test_a_slow_start_of_a_server_that_is_configured_no_more_asks_for_nothing() -> None:
+    before = Assessment(config(slow_start=10.0), now=0.0)
+    before.judge(ONE, state(Status.DOWN), now=0.0)
+    before.judge(ONE, state(Status.UP), now=1.0)
+    (service,) = config(slow_start=10.0).services
+    without = Config(services=(replace(service, servers=service.servers[1:]),))
+    after = Assessment(without, now=4.0, record=before.record())
+    after.assess(now=4.0)
+    assert after.next_change() is None
+    assert after.record()["returned"] == {}
+
+
+@pytest.mark.parametrize(
+    "garbage", [None, 3, [], "x", {"web": 3}, {"web": {"one": "x"}}, {"web": {"one": float("nan")}}]
+)
+def test_a_damaged_record_is_forgiven(garbage: object) -> None:
+    record = dict.fromkeys(("returned", "quorum", "response_time_shares"), garbage)
+    found = Assessment(config(slow_start=10.0, scheduler=Policy.LEAST_RESPONSE_TIME), now=4.0, record=record)
+    assert weight(found, "one", 4.0) == MOVING_SCALE
+    assert found.pools["web"].quorum
 
 
 def test_who_is_resumed_starts_slowly() -> None:
