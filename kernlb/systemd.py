@@ -25,15 +25,20 @@ class Notifier:
         self._status = ""
 
     def ready(self) -> None:
-        """Said once, and once after each `reloading`."""
+        """Said once; a reload has its own end."""
         if not self._ready:
             self._ready = True
             self._send("READY=1")
 
     def reloading(self) -> None:
-        self._ready = False
-        # systemd compares it with its own clock to tell this reload from the one before (Type=notify-reload).
-        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        """Until `reloaded`. Neither is said of what is not ready yet."""
+        if self._ready:
+            # systemd compares it with its own clock to tell this reload from the one before (Type=notify-reload).
+            self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def reloaded(self) -> None:
+        if self._ready:
+            self._send("READY=1")
 
     def stopping(self) -> None:
         self._send("STOPPING=1")

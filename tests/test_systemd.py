@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from kernlb.daemon.readiness import GRACE, Readiness
+from kernlb.errors import KernlbError
 from kernlb.systemd import Notifier
 
 
@@ -29,15 +31,45 @@ def words(sock: socket.socket) -> list[str]:
 def test_each_message_is_one_datagram(heard: socket.socket) -> None:
     notifier = Notifier({"NOTIFY_SOCKET": heard.getsockname()})
     notifier.reloading()
+    notifier.reloaded()
     notifier.ready()
+    notifier.ready()
+    notifier.reloading()
+    notifier.ready()
+    notifier.reloaded()
     notifier.status("3 services")
     notifier.status("3 services")
     notifier.stopping()
     notifier.close()
-    notifier.ready()
-    reloading, *others = words(heard)
+    notifier.reloaded()
+    first, reloading, *others = words(heard)
+    assert first == "READY=1"
     assert reloading.startswith("RELOADING=1\nMONOTONIC_USEC=")
     assert others == ["READY=1", "STATUS=3 services", "STOPPING=1"]
+
+
+def test_ready_waits_for_the_kernel_and_for_who_takes_orders_but_not_for_ever_for_a_service_refused(
+    heard: socket.socket,
+) -> None:
+    def said(*happened: str) -> list[str]:
+        now = [0.0]
+        readiness = Readiness(Notifier({"NOTIFY_SOCKET": heard.getsockname()}), clock=lambda: now[0])
+        what = {
+            "serve": readiness.serve,
+            "reconciled": lambda: readiness.reconciled("fine"),
+            "refused": lambda: readiness.refused(["web"]),
+            "failed": lambda: readiness.failed(KernlbError("no")),
+            "wait": lambda: now.append(now.pop() + GRACE),
+        }
+        for each in happened:
+            what[each]()
+        return [word for word in words(heard) if not word.startswith("STATUS=")]
+
+    ready = ["READY=1"]
+    assert said("reconciled") == said("serve") == said("failed", "serve") == said("refused", "serve") == []
+    assert said("reconciled", "serve") == said("refused", "serve", "reconciled", "reconciled") == ready
+    assert said("refused", "serve", "wait", "refused") == ready
+    assert said("failed", "serve", "wait", "failed") == []
 
 
 def test_the_watchdog_is_fed_as_often_as_it_needs_and_no_oftener(heard: socket.socket) -> None:

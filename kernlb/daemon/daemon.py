@@ -18,6 +18,7 @@ from kernlb.daemon import telling
 from kernlb.daemon.drift import Drift
 from kernlb.daemon.opening import opened
 from kernlb.daemon.options import Machine, Options, Signs, same_engines
+from kernlb.daemon.readiness import Readiness
 from kernlb.daemon.schedule import FULL, next_look
 from kernlb.daemon.setbacks import Setbacks
 from kernlb.daemon.suspects import Suspects
@@ -66,7 +67,9 @@ class Daemon:
         self.writes = 0
         self._machine = machine
         self._journal = journal
+        self._complain = partial(telling.complain, journal)
         self._notifier = notifier
+        self.readiness = Readiness(notifier)
         self._track = track
         self.now = clock
         self._reconciler = reconciler
@@ -266,11 +269,14 @@ class Daemon:
         step = work.step
         self.view.take(step)
         self.writes += len(step.done)
+        expected = urgent or self._finishing or self._setbacks.tried(time.monotonic(), refused=bool(step.refused))
         if step.refused:
             self._refused(step.refused)
-        elif self._setbacks.error is not None:
-            self._journal.say("recovered", level=Level.NOTICE, attempts=self._setbacks.over())
-        if step.done and not urgent and not self._finishing:
+        else:
+            if self._setbacks.error is not None:
+                self._journal.say("recovered", level=Level.NOTICE, attempts=self._setbacks.over())
+            self.readiness.reconciled(telling.line(self.assessment))
+        if step.done and not expected:
             self.drift += len(step.done)
             telling.operations(self._journal, "drift-repaired", step.done, step.plan.names, level=Level.WARNING)
         else:
@@ -281,9 +287,6 @@ class Daemon:
             self.view.count(work.counters)
         if self._suspects is not None:
             self._suspects.aim(self.view.keys, checked=self.checker.states(), config=self.source.config)
-        self._notifier.ready()
-        if not step.refused:
-            self._notifier.status(telling.line(self.assessment))
         if self._track is not None:
             self._track.tell(self.assessment.pools)
         self._tell()
@@ -312,7 +315,7 @@ class Daemon:
         pause = self._setbacks.add(error, time.monotonic(), blocked=True)
         self._note = True  # what could not be written down with this step
         self._complain("refused", error, attempt=self._setbacks.count, retry=pause)
-        self._notifier.status(f"the kernel is not as wanted: {error.message}")
+        self.readiness.failed(error)
         self._tell()
 
     def _refused(self, refused: Mapping[str, KernlbError]) -> None:
@@ -321,7 +324,7 @@ class Daemon:
         pause = self._setbacks.add(error, time.monotonic(), blocked=False)
         for owner, error in list(refused.items())[: telling.LINES]:
             self._complain("refused", error, of=owner, attempt=self._setbacks.count, retry=pause)
-        self._notifier.status(f"{len(refused)} not as wanted: {', '.join(list(refused)[:5])}")
+        self.readiness.refused(refused.keys())
 
     # --- what others ask of it
 
@@ -395,6 +398,3 @@ class Daemon:
     def _tell(self) -> None:
         self._told.set()
         self._told = asyncio.Event()
-
-    def _complain(self, event: str, error: KernlbError, **facts: object) -> None:
-        self._journal.say(event, level=Level.ERROR, kind=error.kind, message=error.message, where=error.where, **facts)

@@ -198,7 +198,7 @@ class Orders:
                 )
                 raise
             finally:
-                self._notifier.ready()
+                self._notifier.reloaded()
             self._temporary = temporary
             self._probation.passed()
             step = work.step

@@ -58,6 +58,7 @@ async def _run(
         try:
             await control.open()
             stack.push_async_callback(control.close)
+            daemon.readiness.serve()
             await listener.move(source.config.metrics)
             stack.push_async_callback(listener.close)
             following = asyncio.create_task(listener.follow(daemon, journal), name="metrics")

@@ -23,6 +23,10 @@ class Setbacks:
         self.retry = now + pause
         return pause
 
+    def tried(self, now: float, *, refused: bool) -> bool:
+        """Whether what a step has done may be what was refused before it. `refused`: something still is."""
+        return self.error is not None and (not refused or now >= self.retry)
+
     def over(self) -> int:
         """How many attempts it took."""
         count, self.count = self.count, 0

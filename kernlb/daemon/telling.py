@@ -6,6 +6,7 @@ from typing import Any
 from kernlb.assessment import Assessment
 from kernlb.checker import Change, Statistics
 from kernlb.desired import Name
+from kernlb.errors import KernlbError
 from kernlb.health import Status
 from kernlb.journal import Journal, Level
 from kernlb.model import Key
@@ -51,6 +52,10 @@ def operations(
         journal.say(event, level=level, operation=operation(op, names))
     if len(done) > LINES:
         journal.say(event, level=level, more=len(done) - LINES)
+
+
+def complain(journal: Journal, event: str, error: KernlbError, **facts: object) -> None:
+    journal.say(event, level=Level.ERROR, kind=error.kind, message=error.message, where=error.where, **facts)
 
 
 def line(assessment: Assessment) -> str:

@@ -121,6 +121,7 @@ def test_what_the_kernel_refuses_of_a_new_file_keeps_no_other_service_out_and_is
             room[0] = True
             await until(lambda: daemon.error is None)
             assert len([key for key in world.ipvs.read() if isinstance(key, ServerKey)]) == 3
+            assert daemon.drift == 0
 
     play(scene)
 

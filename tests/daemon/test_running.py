@@ -112,6 +112,41 @@ def test_sigterm_ends_it_though_a_checked_file_and_its_own_hang(world: World) ->
         assert time.monotonic() - began < PATIENCE
 
 
+def test_ready_is_said_where_orders_are_taken_and_not_in_the_middle_of_a_reload(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    async def scene() -> None:
+        one, two = Server(), Server()
+        await one.live()
+        await two.live()
+        control = world.directory / "run" / current_namespace() / "control.sock"
+
+        def hear() -> None:
+            word = heard.recv(4096).decode().partition("=")[0]
+            if word in ("READY", "RELOADING"):
+                said.append(f"{word}{'' if control.exists() else ' and takes no orders'}")
+
+        asyncio.get_running_loop().add_reader(heard.fileno(), hear)
+        async with running(world, service(one, two)):
+            await until(lambda: said == ["READY"])
+            with hung(world.file):
+                os.kill(os.getpid(), signal.SIGHUP)
+                await until(lambda: said == ["READY", "RELOADING"])
+                await two.die()
+                await until(lambda: world.weights() == {one.address: 1})
+                assert said == ["READY", "RELOADING"]
+            await until(lambda: said == ["READY", "RELOADING", "READY"])
+        asyncio.get_running_loop().remove_reader(heard.fileno())
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.bind(str(world.directory / "notify"))
+        heard.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", heard.getsockname())
+        play(scene)
+
+
 def test_metrics_are_where_the_file_in_force_says(world: World) -> None:
     async def scene() -> None:
         server = Server()
