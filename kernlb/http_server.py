@@ -169,7 +169,10 @@ async def _request(connection: h11.Connection, reader: asyncio.StreamReader) -> 
         else:
             return None
     assert head is not None
-    target = urlsplit(head.target.decode("ascii", "replace"))
+    try:
+        target = urlsplit(head.target.decode("ascii", "replace"))
+    except ValueError as error:
+        raise h11.RemoteProtocolError(str(error), error_status_hint=400) from error
     return Request(head.method.decode("ascii"), target.path, dict(parse_qsl(target.query)), b"".join(body))
 
 

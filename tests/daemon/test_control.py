@@ -48,6 +48,7 @@ def say(path: Path, data: bytes) -> bytes:
         (b"DELETE /status HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", b"400"),
         (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 20000 + b"\r\n", b"431"),
+        (b"GET //[ HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
         (b"POST /drain HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n{{{", b"400"),
         (b"POST /drain HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n[]", b"400"),
         (
