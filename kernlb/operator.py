@@ -10,6 +10,7 @@ from kernlb.counters import Counters
 from kernlb.errors import KernlbError
 from kernlb.model import Protocol
 from kernlb.pool import Hold, Override, ServerName
+from kernlb.ratings import all_servers
 
 SETTLE = 1.0
 """Seconds a drain lasts at least: handshakes that were under way become connections that are seen."""
@@ -33,6 +34,12 @@ def known(config: Config, service: str, server: str) -> ServerName:
     if server not in names[service]:
         raise _unknown(f"server of {service}", server, names[service])
     return service, server
+
+
+def disabled(config: Config, name: ServerName) -> bool:
+    """Whether the file gives it no connections, whatever is ordered."""
+    servers = next(all_servers(each) for each in config.services if each.name == name[0])
+    return any(each.name == name[1] and each.disabled for each in servers)
 
 
 def drain(overrides: Overrides, name: ServerName, *, now: float, deadline: float) -> Overrides:

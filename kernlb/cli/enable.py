@@ -10,7 +10,7 @@ from kernlb.cli.session import Session
 def command(session: Session, service: str, server: str, check: bool) -> int:
     """End a disablement or a drain: the server takes connections again.
 
-    The same as `kernlb resume`.
+    The same as `kernlb resume`. What the configuration disables stays so until it says otherwise.
 
     Exit status: 0, 1 error.
     """

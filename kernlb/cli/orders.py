@@ -39,16 +39,18 @@ def resume(session: Session, verb: str, service: str, server: str, *, check: boo
     said = give(
         session, verb, service, server, lambda overrides, name, now: operator.resume(overrides, name), check=check
     )
-    return report(session, said, "takes connections, if it is up", check=check)
+    out = "gets no connections: the configuration says disabled"
+    return report(session, said, out if said["disabled_by_file"] else "takes connections, if it is up", check=check)
 
 
 def _foresee(session: Session, name: tuple[str, str], order: Order) -> dict[str, Any]:
     from kernlb import applied, operator
 
-    operator.known(applied.recall(session.places().applied).source.config, *name)
+    config = applied.recall(session.places().applied).source.config
+    operator.known(config, *name)
     before = session.store().load().overrides
     answer = operator.answer(before, order(before, name, time.time()), name)
-    return {"through": "kernel", **answer, "unwritten": None}
+    return {"through": "kernel", **answer, "disabled_by_file": operator.disabled(config, name), "unwritten": None}
 
 
 def _carry_out(session: Session, name: tuple[str, str], order: Order) -> dict[str, Any]:
@@ -81,7 +83,13 @@ def _carry_out(session: Session, name: tuple[str, str], order: Order) -> dict[st
     if refused is not None:
         raise refused
     unwritten = None if reconciler.unwritten is None else reconciler.unwritten.message
-    return {"through": "kernel", **operator.answer(before, overrides, name), "unwritten": unwritten, "live": live}
+    return {
+        "through": "kernel",
+        **operator.answer(before, overrides, name),
+        "disabled_by_file": operator.disabled(found.source.config, name),
+        "unwritten": unwritten,
+        "live": live,
+    }
 
 
 def watch(session: Session, said: dict[str, Any]) -> dict[str, Any]:

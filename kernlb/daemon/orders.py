@@ -173,7 +173,8 @@ class Orders:
             self._journal.say("order", level=Level.NOTICE, verb=verb, service=name[0], server=name[1], **told)
             await self._daemon.settled(name[0])
         unwritten = None if check or self._daemon.unwritten is None else self._daemon.unwritten.message
-        return {"through": "daemon", **answer, "unwritten": unwritten}
+        disabled = operator.disabled(self._daemon.assessment.config, name)
+        return {"through": "daemon", **answer, "disabled_by_file": disabled, "unwritten": unwritten}
 
     async def _put_back(self, source: Source, temporary: str | None) -> None:
         self._journal.say("not-confirmed", level=Level.WARNING, file=self._daemon.source.file)

@@ -147,6 +147,19 @@ def test_ready_is_said_where_orders_are_taken_and_not_in_the_middle_of_a_reload(
         play(scene)
 
 
+def test_enable_says_where_the_file_keeps_a_server_out(world: World) -> None:
+    async def scene() -> None:
+        one, two = Server(), Server()
+        listed = f's2 = {{ address = "{two.where}", disabled = true }}\n'
+        async with running(world, service(one) + listed) as places:
+            for name, words in (("s1", "takes connections, if it is up"), ("s2", "the configuration says disabled")):
+                enabling = await kernlb(places, "enable", "web", name)
+                said, _ = await asyncio.wait_for(enabling.communicate(), PATIENCE)
+                assert words in said.decode()
+
+    play(scene)
+
+
 def test_metrics_are_where_the_file_in_force_says(world: World) -> None:
     async def scene() -> None:
         server = Server()
