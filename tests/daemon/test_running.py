@@ -184,7 +184,7 @@ async def scrape(port: int) -> bytes:
     """Nothing where nobody listens."""
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):
         return b""
     with closing(writer):
         writer.write(b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n")
