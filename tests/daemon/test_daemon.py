@@ -159,6 +159,7 @@ def test_an_apply_on_probation_stays_when_confirmed_and_goes_when_not(world: Wor
 
             await apply(0.2)
             await until(lambda: world.weights().get(two.address, 0) == 0)
+            await until(lambda: world.log.getvalue().count("event=reload ") == 2)
             assert "as it was before" in (await world.ask("GET", "/status"))["daemon"]["temporary"]
             await until(lambda: world.weights() == {one.address: 1})
             await apply(60)
