@@ -51,6 +51,13 @@ class Slots:
         self._assignments.clear()
         self._looked = NEVER
 
+    def begin(self, book: Book, plane: Dataplane) -> None:
+        """Fill the tables of a program that has none yet: nothing is known of any before."""
+        for carried in book.services.values():
+            self.forget(carried.id)
+            carried.changed = 0.0
+        self.move(book, plane, book.services, ())
+
     def move(self, book: Book, plane: Dataplane, changed: Collection[Endpoint], dead: Collection[int]) -> None:
         """Bring the slots of services that changed to their servers."""
         now = time.monotonic()

@@ -102,7 +102,7 @@ class Xdp:
             raise refused
 
     def counters(self) -> Mapping[Key, Counters]:
-        book = self._books.current()
+        book = self._understood()
         if book is None:
             return {}
         plane = self._opened()
@@ -147,7 +147,7 @@ class Xdp:
 
     def silent(self) -> Collection[ServerKey]:
         """Real servers of TCP that were sent SYNs and nothing else since the last call."""
-        book = self._books.current()
+        book = self._understood()
         if book is None:
             return ()
         counted = self._opened().counted(book.numbers())
@@ -167,12 +167,12 @@ class Xdp:
 
     def transits(self) -> Mapping[ServiceKey, Transit]:
         """The services whose connections of before still go by other weights."""
-        book = self._books.current()
+        book = self._understood()
         return self._tables.transits(book, self._opened()) if book else {}
 
     def causes(self) -> Mapping[abi.Cause, int]:
         """Packets to addresses of services that the program left to the stack, by why."""
-        return self._opened().causes() if self._books.current() else {}
+        return self._opened().causes() if self._understood() else {}
 
     def in_the_way(self) -> Conflict | None:
         """Somebody else's XDP program on an interface where this one would hang: it has each packet first."""
@@ -203,11 +203,21 @@ class Xdp:
         book = self._books.current()
         if book is None:
             raise Unsupported("the eBPF program is not loaded here", hint="kernlb apply FILE loads it")
+        if not _understands(book):
+            raise Unsupported(
+                "the eBPF program here is another version's",
+                hint="kernlb apply FILE loads this one's, and so does a daemon",
+            )
         told = self._opened().explain(packet)
         service = next((key for key, carried in book.services.items() if carried.id == told.service), None)
         return told, service, {member.id: key for _, key, member in book.members()}
 
     # --- what is pinned
+
+    def _understood(self) -> Book | None:
+        """What is carried, where its maps can be read: those of another version's program hold what it alone knows."""
+        book = self._books.current()
+        return book if book is not None and _understands(book) else None
 
     def _let_go(self) -> None:
         """What is known of it may hold no more."""
@@ -268,7 +278,8 @@ class Xdp:
         if self._wish is not None:
             book.wish = self._wish
         # Who is known already needs nothing of the network, which takes a while to look at.
-        at_once = bool(book.fingerprint) and not change.came
+        understood = _understands(book)
+        at_once = understood and not change.came
         if at_once:
             plane = self._opened()
             self._tables.move(book, plane, change.services, dead)
@@ -276,7 +287,7 @@ class Xdp:
                 for member in book.services[key].members.values():
                     flag(plane, member)
         hangs = True
-        if change.reshaped or told or not book.fingerprint or self._builder.ready() or not self._outlook.holds():
+        if change.reshaped or told or not understood or self._builder.ready() or not self._outlook.holds():
             hangs = self._surround(book, change, moved=at_once)
         plane = self._opened()
         self._tables.settle(book, plane, unused=lambda: self._unused(book, plane.counted(book.numbers())))
@@ -293,9 +304,12 @@ class Xdp:
             ends = seen.named(book.wish.interfaces) if book.wish.interfaces else seen.ends()
             native = {link.index for link in ends if one_armed(book, seen, link)}
             contents = place(book, seen, tick=TICK, native=bool(native))
+        anew = not _understands(book)
         plane = self._loaded(book, contents, native=bool(native))
         fill(plane, contents, timeouts=_timeouts(book.wish))
-        if not moved:
+        if anew:
+            self._tables.begin(book, plane)
+        elif not moved:
             self._tables.move(book, plane, change.services, [member.id for member in change.left])
         if self._filter != contents.filter:
             plane.set_filter(contents.filter)
@@ -319,7 +333,8 @@ class Xdp:
             self._attachments.detach(interface)
 
     def _loaded(self, book: Book, contents: Contents, *, native: bool) -> Dataplane:
-        """The plane with the program for what is carried. One before it hands over all it knows."""
+        """The plane with the program for what is carried. One before it hands over all it knows, where its maps are
+        understood."""
         settings = abi.Settings(
             secret=book.secret,
             memory_buckets=book.memory_buckets,
@@ -327,30 +342,29 @@ class Xdp:
             tick_shift=book.tick_shift,
             timeouts=_timeouts(book.wish),
         )
-        moving = bool(book.fingerprint) and bool(self._tables.transits(book, self._opened()))
+        understood = _understands(book)
+        moving = understood and bool(self._tables.transits(book, self._opened()))
         # A server that is dead for the moment comes back, and finds what it needs.
         self._ways |= {member.value.forwarding for _, _, member in book.members()}
         limited = bool(contents.limits)
         need = specialise.needed(settings, self._ways, list(contents.filter), limited=limited, moving=moving)
         # The verifier takes its time for each.
         programs = (TC, EXPLAIN, XDP) if native else (TC, EXPLAIN)
-        have = line_of(book.fingerprint)
+        have = line_of(book.fingerprint) if understood else ""
         build = self._builder.choose(have, need, programs)
         if have == build.line:
             book.fingerprint = self._builder.written(build)
             return self._opened()
         pins.prepare(self._directory)
-        reuse: dict[str, Map] = {}
-        if book.fingerprint and book.abi == abi.ABI_VERSION:
-            reuse = {name: Map.pinned(self._directory / name) for name in MAPS}
-        elif book.fingerprint:
-            for name in MAPS:
-                (self._directory / name).unlink(missing_ok=True)
+        reuse = {name: Map.pinned(self._directory / name) for name in MAPS} if understood else {}
         try:
             plane = self._load(build, programs, reuse)
         except KernelError as error:
             build = self._builder.refused(build, programs, error)
             plane = self._load(build, programs, reuse)
+        if not understood:
+            for name in MAPS:
+                (self._directory / name).unlink(missing_ok=True)
         plane.pin(self._directory)
         if self._plane is not None:
             self._plane.close()
@@ -362,6 +376,11 @@ class Xdp:
         return Dataplane.load(
             object_path(), settings=build.settings, sizes=self._sizes, programs=programs, reuse=reuse, code=build.code
         )
+
+
+def _understands(book: Book) -> bool:
+    """Whether a program is loaded, and its maps are as this version writes them."""
+    return bool(book.fingerprint) and book.abi == abi.ABI_VERSION
 
 
 def _timeouts(wish: Wish) -> tuple[int, ...]:

@@ -13,15 +13,20 @@ from pathlib import Path
 import pytest
 
 from kernlb.config.values import Loader
-from kernlb.engines.attach import Hook
+from kernlb.engines.abi import ABI_VERSION
+from kernlb.engines.attach import Attachments, Hook
+from kernlb.engines.books import Books
 from kernlb.engines.building import Maker
 from kernlb.engines.carried import Wish
-from kernlb.engines.libbpf import check, library
+from kernlb.engines.libbpf import Program, check, library
+from kernlb.engines.maps import Map
 from kernlb.engines.rtnetlink import Rtnetlink
 from kernlb.engines.xdp import Xdp
+from kernlb.errors import Unsupported
+from kernlb.explaining import ask_program
 from kernlb.model import Endpoint, EngineName, Forwarding, Key, Protocol, ServerKey, Table, Value
 from kernlb.plan import diff
-from tests.engines.test_xdp import HASHED, SERVER, SLOTS, SMALL, asked, place, real, vip
+from tests.engines.test_xdp import HASHED, SERVER, SLOTS, SMALL, asked, flow, place, real, vip
 from tests.features import Feature, need
 
 __all__ = ["place"]
@@ -87,6 +92,57 @@ def test_auto_serves_with_the_object_until_bcc_has_compiled(place: Path) -> None
     until_bcc(xdp)
     assert running(xdp) == (Maker.BCC, {"fullnat", "ipv6", "transition"})
     xdp.close()
+
+
+def written_by_another_version(place: Path, *, abi: int) -> None:
+    """As if the program that hangs here had maps of another layout; what they hold means nothing to this version."""
+    books = Books(place, lost=lambda: None)
+    book = books.current()
+    assert book is not None
+    book.abi = abi
+    books.keep(book)
+    books.close()
+    for name in ("servers", "services", "slots-0", "slots-1"):
+        with Map.pinned(place / name) as each:
+            for key in list(each.keys()):
+                each[key] = b"\xa5" * each.value_size
+
+
+def test_a_program_with_other_maps_gives_way_to_one_whose_tables_are_all_filled(place: Path) -> None:
+    """Whatever the upgrade is told: nothing, a change of one service, or that a service goes."""
+    direct = replace(SERVER, forwarding=Forwarding.DIRECT)
+    two: dict[Key, Value] = {real(vip(2), number): direct for number in (2, 3)}
+    held = {**ONE, vip(2): HASHED, **two}
+    for after in (held, held | {real(vip(2), 3): replace(direct, weight=7)}, ONE, held):
+        converge(engine(place), held)
+        converge(engine(place), held | {real(vip(2), 2): replace(direct, weight=5)})
+        before = Program.pinned("balancer_tc", place / "balancer_tc").id
+        written_by_another_version(place, abi=ABI_VERSION - 1)
+        with pytest.raises(Unsupported, match="another version"):
+            asked(engine(place), "192.0.2.1")
+        upgraded = engine(place)
+        assert not upgraded.counters()
+        assert not upgraded.transits()
+        upgraded.tend()
+        answers(upgraded, held)
+        written_by_another_version(place, abi=ABI_VERSION + 1)
+        converge(upgraded, after)
+        assert upgraded.read() == after
+        answers(engine(place), after)
+        assert upgraded.counters().keys() == after.keys()
+        now = Program.pinned("balancer_tc", place / "balancer_tc").id
+        assert {each.program for each in Attachments(place).read()} == {now} != {before}
+
+
+def answers(xdp: Xdp, table: Table) -> None:
+    """What is new gets to every server of its service, what was there before to some."""
+    for service in (key for key in table if isinstance(key, Endpoint)):
+        servers = {key for key in table if isinstance(key, ServerKey) and key.service == service}
+        new = flow(str(service.address), 0)
+        assert {ask_program(xdp, replace(new, client_port=port)).server for port in range(1024, 1224)} == servers
+        if service != vip(1):
+            old = [replace(new, client_port=port, begins=False) for port in range(1024, 1224)]
+            assert {ask_program(xdp, each).server for each in old} <= servers
 
 
 def why(xdp: Xdp) -> str:
