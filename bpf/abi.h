@@ -9,7 +9,7 @@
 
 #include <linux/types.h>
 
-#define ABI_VERSION 2
+#define ABI_VERSION 3
 
 /* Which destinations a packet may have to interest us at all; one byte of flags a hash value, false positives allowed. */
 #define FILTER_SIZE 16384

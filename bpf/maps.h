@@ -81,6 +81,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE); /* userland forgets in place */
 	__type(key, __u32);
 	__type(value, struct memory_bucket);
 } memories SEC(".maps");

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 Address = IPv4Address | IPv6Address
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 FILTER_SIZE = 16384
 SLOT_TRACKED = 0x8000
 SLOTS_PER_GROUP = 16

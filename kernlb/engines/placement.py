@@ -6,7 +6,7 @@ from math import ceil
 
 from kernlb.engines import abi
 from kernlb.engines.abi import Filter, Forward, HopMethod, ServerFlag, ServiceFlag
-from kernlb.engines.carried import NOBODY, Book, Carried
+from kernlb.engines.carried import NOBODY, Book, Carried, Wish
 from kernlb.engines.nexthops import Surroundings, source
 from kernlb.engines.rtnetlink import Link
 from kernlb.model import (
@@ -112,13 +112,16 @@ def _addresses(book: Book, seen: Surroundings) -> list[tuple[Endpoint, IPAddress
 def _service(book: Book, carried: Carried, tick: float) -> abi.Service:
     by_client = carried.value.persistence is not None or carried.value.scheduler is Scheduler.SH
     flags = ServiceFlag.SOURCE_HASH if by_client else ServiceFlag(0)
-    # One tick more than userland's: what it believes to be forgotten is.
-    idle = min(abi.TICK_MASK // 2, ceil(book.wish.idle / tick) + 1)
-    service = abi.Service(id=carried.id, slots=book.slots, idle=idle, flags=flags)
+    service = abi.Service(id=carried.id, slots=book.slots, idle=idle_ticks(book.wish, tick), flags=flags)
     bounds = carried.value.bounds
     if bounds is None:
         return service
     return replace(service, limit=bounds.number, connections=bounds.connections, together=bounds.together)
+
+
+def idle_ticks(wish: Wish, tick: float) -> int:
+    """One more than userland's: what it believes to be forgotten is."""
+    return min(abi.TICK_MASK // 2, ceil(wish.idle / tick) + 1)
 
 
 def _limits(service: abi.Service) -> set[int]:

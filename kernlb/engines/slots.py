@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kernlb.engines import Transit, abi
+from kernlb.engines import Transit, abi, memories
 from kernlb.engines.carried import NOBODY, Book, Carried
-from kernlb.engines.clock import seconds_of
+from kernlb.engines.clock import TICK, seconds_of
 from kernlb.engines.dataplane import Dataplane
-from kernlb.engines.placement import name_of, weights
+from kernlb.engines.placement import idle_ticks, name_of, weights
 from kernlb.hashing import Assignment, assign
 from kernlb.model import Endpoint, Forwarding, ServiceKey
 from kernlb.transition import NEVER, Times, Transition
@@ -39,6 +39,8 @@ class Slots:
         self._settled: set[int] = set()
         self._assignments: dict[int, Assignment] = {}
         self._looked = NEVER
+        self._swept = NEVER
+        self._remembers = True
 
     def forget(self, number: int) -> None:
         self._under_way.pop(number, None)
@@ -50,6 +52,7 @@ class Slots:
         self._settled.clear()
         self._assignments.clear()
         self._looked = NEVER
+        self._remembers = True
 
     def begin(self, book: Book, plane: Dataplane) -> None:
         """Fill the tables of a program that has none yet: nothing is known of any before."""
@@ -91,6 +94,17 @@ class Slots:
             self._write(book, plane, carried, transition)
             if not transition.active:
                 carried.settled()
+        self._sweep(book, plane, now)
+
+    def _sweep(self, book: Book, plane: Dataplane, now: float) -> None:
+        """The memory of the program: a flow of hours ago is not to decide about one of now."""
+        if all(carried.id in self._settled for carried in book.services.values()):
+            if self._remembers:
+                memories.wipe(plane.maps["memories"])
+            self._remembers = False
+        elif now - self._swept >= memories.EVERY:
+            memories.sweep(plane.maps["memories"], idle=idle_ticks(book.wish, TICK))
+            self._swept = now
 
     def transits(self, book: Book, plane: Dataplane) -> dict[ServiceKey, Transit]:
         """The services of which some slots keep the connections of before."""
@@ -139,6 +153,7 @@ class Slots:
             known = _Tracked(slots.astype(np.uint32), transition.began[slots], transition.changed[slots])
             self._under_way[carried.id] = known
             self._settled.discard(carried.id)
+            self._remembers = True
         else:
             self._under_way.pop(carried.id, None)
             self._settled.add(carried.id)

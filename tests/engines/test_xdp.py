@@ -1,6 +1,7 @@
 """The laws of an Engine on the eBPF balancer, in a namespace of its own, and what lives on there without a process."""
 
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -11,11 +12,14 @@ from subprocess import run
 import pytest
 
 from kernlb.config.values import Loader
+from kernlb.engines import clock
+from kernlb.engines.abi import TICK_MASK
 from kernlb.engines.attach import Hook
 from kernlb.engines.carried import Wish
 from kernlb.engines.dataplane import Sizes
-from kernlb.engines.frames import ACK, frame
+from kernlb.engines.frames import ACK, SYN, frame
 from kernlb.engines.libbpf import Program
+from kernlb.engines.maps import Map
 from kernlb.engines.xdp import Xdp
 from kernlb.errors import KernelError, Unsupported
 from kernlb.explaining import Flow, ask_program
@@ -214,6 +218,61 @@ def test_a_transition_from_servers_that_nobody_used_is_over_before_one_from_serv
     converge(xdp, before | {real(vip(number), 4): direct for number in (1, 2)})
     assert until(lambda: xdp.tend() or vip(2) not in xdp.transits())
     assert set(xdp.transits()) == {vip(1)}
+
+
+def test_what_was_remembered_in_a_transition_that_is_over_decides_nothing_hours_later(place: Path) -> None:
+    xdp = Xdp(place, wish=Wish(idle=1.0), sizes=SMALL, slots=SLOTS)
+    direct = replace(SERVER, forwarding=Forwarding.DIRECT)
+    quiet = replace(direct, weight=0)
+    one, two, three = (real(vip(1), number) for number in (1, 2, 3))
+    converge(xdp, {vip(1): HASHED, one: direct})
+    converge(xdp, {vip(1): HASHED, one: quiet, two: direct})
+    old = replace(flow("192.0.2.1", 40000), begins=False)
+    program = Program.pinned("balancer_tc", place / "balancer_tc")
+    program.run(packet_of(old))
+    assert memories(place)
+    assert until(lambda: xdp.tend() or xdp.transits() == {})
+    program.run(packet_of(flow("192.0.2.1", 40001)))
+    converge(xdp, {vip(1): HASHED, one: quiet, two: quiet, three: direct})
+    # After 2^14 ticks a memory says again that it is new.
+    rewrite_memories(place, age=1)
+    assert ask_program(xdp, old).server == two
+
+
+def test_while_a_transition_goes_on_what_is_old_is_forgotten_and_what_is_in_use_stays(place: Path) -> None:
+    direct = replace(SERVER, forwarding=Forwarding.DIRECT)
+    xdp = engine(place)
+    converge(xdp, {vip(1): HASHED, real(vip(1), 1): direct})
+    converge(xdp, {vip(1): HASHED, real(vip(1), 1): replace(direct, weight=0), real(vip(1), 2): direct})
+    program = Program.pinned("balancer_tc", place / "balancer_tc")
+    old, used = ([replace(flow("192.0.2.1", p), begins=False) for p in ports] for ports in (range(50), range(50, 100)))
+    for each in old:
+        program.run(packet_of(each))
+    rewrite_memories(place, age=5000)
+    for each in used:
+        program.run(packet_of(each))
+    known = sorted(memory >> 32 for memory in memories(place) if clock.now() - memory & TICK_MASK < 1000)
+    engine(place).tend()
+    assert sorted(memory >> 32 for memory in memories(place)) == known != []
+    assert len(known) == len(used)
+
+
+def memories(place: Path) -> list[int]:
+    with Map.pinned(place / "memories") as found:
+        return [word for (word,) in struct.iter_unpack("=Q", found.first(found.max_entries)) if word]
+
+
+def rewrite_memories(place: Path, *, age: int) -> None:
+    with Map.pinned(place / "memories") as found:
+        for key in list(found.keys()):
+            words = struct.unpack("=8Q", found[key])
+            tick = clock.now() - age & TICK_MASK
+            found[key] = struct.pack("=8Q", *(word and word & ~TICK_MASK | tick for word in words))
+
+
+def packet_of(asked: Flow) -> bytes:
+    flags = SYN if asked.begins else ACK
+    return frame(asked.client, asked.client_port, asked.vip, asked.vip_port, protocol=6, flags=flags)
 
 
 def test_what_another_process_has_written_is_what_holds(place: Path) -> None:
