@@ -23,11 +23,12 @@ def obstacles(config: Config) -> Iterator[str]:
     """What on this machine will defeat what the configuration asks for, although no plan shows it."""
     from kernlb.doctor.network import reverse_path
     from kernlb.doctor.patient import Patient
-    from kernlb.vip_checks import ways
+    from kernlb.doctor.ports import ports
+    from kernlb.machine import chosen
 
-    if ways(config):
-        with Patient() as patient:
-            yield from (f"{each.about}: {each.cause}; {each.fix}" for each in reverse_path(config, patient) if each.fix)
+    with Patient() as patient:
+        found = (*reverse_path(config, patient), *ports(config, chosen(config), patient))
+    yield from (f"{each.about}: {each.cause}; {each.fix}" for each in found if each.fix)
 
 
 def with_breaks(text: str, live: int | None) -> str:

@@ -7,6 +7,7 @@ from kernlb.counters import Counters
 from kernlb.doctor import engines, network
 from kernlb.doctor.finding import Finding
 from kernlb.doctor.patient import Patient
+from kernlb.doctor.ports import ports
 from kernlb.model import EngineName, Key, Table
 from kernlb.pool import ServerName
 
@@ -26,6 +27,7 @@ def examine(
         return [
             *engines.ipvs(config, chosen),
             *engines.ebpf(config, chosen, patient),
+            *ports(config, chosen, patient),
             *engines.nftables(table),
             *engines.sysctls(table, patient),
             *engines.conntrack(config, patient),

@@ -18,6 +18,7 @@ EVERY = 60.0
 _PATIENCE = 0.5
 _PAUSE = 0.01
 _PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_RESERVED = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 _LOWEST, _HIGHEST = 1024, 65535
 
 
@@ -148,12 +149,23 @@ class Outlook:
         self._notifications = self._seen = None
 
 
-def source(address: IPAddress) -> abi.Source:
-    """The ports of an address that this machine's own connections never take: the larger side of their range."""
+def ports() -> range:
+    """Those that this machine's own connections, of either family, never take: the longest row of what lies outside
+    their range or is reserved."""
     low, high = map(int, _PORTS.read_text().split())
-    below, above = low - _LOWEST, _HIGHEST - high
-    first, count = (_LOWEST, below) if below >= above else (high + 1, above)
-    return abi.Source(address=address, first_port=first, port_count=max(0, count))
+    reserved = [part.split("-") for part in _RESERVED.read_text().strip().split(",") if part]
+    free = [(_LOWEST, low - 1), (high + 1, _HIGHEST), *((int(part[0]), int(part[-1])) for part in reserved)]
+    rows: list[range] = []
+    for first, last in sorted((max(first, _LOWEST), min(last, _HIGHEST)) for first, last in free):
+        if rows and first <= rows[-1].stop:
+            rows[-1] = range(rows[-1].start, max(rows[-1].stop, last + 1))
+        else:
+            rows.append(range(first, last + 1))
+    return max(rows, key=len)
+
+
+def source(address: IPAddress, ports: range) -> abi.Source:
+    return abi.Source(address=address, first_port=ports.start, port_count=len(ports))
 
 
 def _near(address: IPAddress) -> bool:

@@ -7,7 +7,7 @@ from math import ceil
 from kernlb.engines import abi
 from kernlb.engines.abi import Filter, Forward, HopMethod, ServerFlag, ServiceFlag
 from kernlb.engines.carried import NOBODY, Book, Carried, Wish
-from kernlb.engines.nexthops import Surroundings, source
+from kernlb.engines.nexthops import Surroundings, ports, source
 from kernlb.engines.rtnetlink import Link
 from kernlb.model import (
     Endpoint,
@@ -59,9 +59,10 @@ def place(book: Book, seen: Surroundings, *, tick: float, native: bool) -> Conte
         placed = contents.servers[member.id] = _server(book, server, member.value, seen, native=native)
         if placed.connections:
             contents.limits.add(abi.LimitKind.SERVER | member.id)
+    own = ports() if book.sources else range(0)
     for group, first in book.sources.items():
         for number, address in enumerate(group):
-            contents.sources[first + number] = source(address)
+            contents.sources[first + number] = source(address, own)
             contents.filter[address] = contents.filter.get(address, Filter(0)) | Filter.NAT
     return contents
 
@@ -183,7 +184,7 @@ def _forward(value: RealServer) -> Forward:
 
 
 def refusal(value: VirtualService | RealServer) -> str | None:
-    """Why the program cannot carry it; None where it can."""
+    """Why the program cannot carry it, wherever; None where it can."""
     match value:
         case VirtualService(scheduler=scheduler) if scheduler not in (Scheduler.MAGLEV, Scheduler.SH):
             return f"the eBPF program has no scheduler {scheduler}"

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from errno import EEXIST, EINVAL, ENOENT
 
+from kernlb.engines.nexthops import ports
 from kernlb.engines.placement import refusal
 from kernlb.errors import KernelError, KernlbError, Unsupported
-from kernlb.model import RealServer, Table, VirtualService
-from kernlb.plan import Operation, play
+from kernlb.model import Forwarding, RealServer, Table, VirtualService
+from kernlb.plan import Operation, Verb, play
 from kernlb.text import thing
 
 
@@ -39,6 +40,10 @@ def _unsupported(operation: Operation) -> KernlbError | None:
         return KernelError(f"cannot {operation.verb} {what}", errno=EINVAL, where=what)
     reason = refusal(operation.after) if operation.after is not None else None
     hint = 'see engine = "ipvs", or forwarding fullnat, direct or tunnel'
+    translated = isinstance(operation.after, RealServer) and operation.after.forwarding is Forwarding.FULLNAT
+    if translated and operation.verb is Verb.ADD and not ports():
+        reason = "net.ipv4.ip_local_port_range leaves no port for full NAT"
+        hint = "kernlb doctor says what mends it"
     return Unsupported(f"cannot {operation.verb} {what}: {reason}", where=what, hint=hint) if reason else None
 
 

@@ -12,8 +12,10 @@ from kernlb.doctor import engines
 from kernlb.doctor.drivers import xdp_features
 from kernlb.doctor.finding import Verdict
 from kernlb.doctor.patient import Patient
+from kernlb.doctor.ports import ports
+from kernlb.engines import nexthops
 from kernlb.model import EngineName, Sysctl, SysctlKey
-from tests.system.network import inside, ip, namespaces
+from tests.system.network import inside, ip, namespaces, run
 
 FORWARD = SysctlKey("net.ipv4.ip_forward")
 LIMITED = '[service.web]\nbind = "192.0.2.1:80"\nmax_connections = 500\nservers.a = "10.0.0.1:80"\n'
@@ -42,6 +44,39 @@ def test_a_setting_that_apply_will_make_is_no_problem_unless_it_cannot() -> None
         patient.may_write_sysctls = False
         (found,) = engines.sysctls({FORWARD: Sysctl("1")}, patient)
         assert (found.verdict, found.fix) == (Verdict.PROBLEM, "outside: sysctl -w net.ipv4.ip_forward=1")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("range_", "reserved", "verdict"),
+    [
+        ("32768 60999", "", Verdict.OK),
+        ("1024 65023", "", Verdict.WARNING),
+        ("1024 65535", "", Verdict.PROBLEM),
+        ("1024 65535", "8080,9000-9100", Verdict.WARNING),
+        ("1024 65535", "1024-9000,9001-20000", Verdict.OK),
+        ("1024 10000", "60000", Verdict.OK),
+    ],
+)
+def test_full_nat_has_the_ports_that_local_connections_never_take(range_: str, reserved: str, verdict: Verdict) -> None:
+    config = load(LIMITED.replace("max_connections = 500", 'forwarding = "fullnat"'), "test")
+    with namespaces("doctor") as (place,), inside(place), Patient() as patient:
+        run("sysctl", "-qw", f"net.ipv4.ip_local_port_range={range_}", f"net.ipv4.ip_local_reserved_ports={reserved}")
+        assert not list(ports(config, {"web": EngineName.IPVS}, patient))
+        (found,) = ports(config, {"web": EngineName.XDP}, patient)
+        assert found.verdict is verdict
+        own, (low, high) = nexthops.ports(), map(int, range_.split())
+        kept = numbers(reserved)
+        assert all(not low <= port <= high or port in kept for port in own)
+        if found.fix:
+            run(*found.fix.split())
+            assert kept <= numbers(patient.sysctl("net.ipv4.ip_local_reserved_ports") or "")
+            assert next(ports(config, {"web": EngineName.XDP}, patient)).verdict is Verdict.OK
+
+
+def numbers(text: str) -> set[int]:
+    parts = [part.split("-") for part in text.split(",") if part]
+    return {port for part in parts for port in range(int(part[0]), int(part[-1]) + 1)}
 
 
 @pytest.mark.root

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.network import inside, ip, namespaces
+from tests.system.network import inside, ip, namespaces, run
 
 pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.bpf]
 
@@ -61,4 +61,29 @@ def test_a_service_that_cannot_be_had_keeps_no_other_out_and_is_told(
     assert done.returncode == 0, done.stderr
     shown = json.loads(kernlb(place, tmp_path, "show", "--json").stdout)["services"]
     assert {each["name"] for each in shown} == {taken, free}
+    assert kernlb(place, tmp_path, "clear").returncode == 0
+
+
+def test_full_nat_without_a_port_is_told_before_and_refused_by_its_cause(place: str, tmp_path: Path) -> None:
+    file = tmp_path / "kernlb.toml"
+    text = TEXT.format(first="mapped", second="near").replace("*:8080", "192.0.2.1:8080")
+    head, _, near = text.partition("[service.near]")
+    file.write_text(f'{head}[service.near]{near}defaults.forwarding = "direct"\n'.replace("defaults.", ""))
+    with inside(place):
+        run("sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 65535")
+    cause = "net.ipv4.ip_local_port_range is 1024 65535"
+    for verb in (["plan"], ["apply", "--check"]):
+        told = kernlb(place, tmp_path, *verb, str(file)).stderr
+        assert cause in told
+        assert "sysctl -w net.ipv4.ip_local_reserved_ports=" in told
+    refused = kernlb(place, tmp_path, "apply", str(file))
+    assert refused.returncode == 1
+    assert cause in refused.stderr
+    shown = json.loads(kernlb(place, tmp_path, "show", "--json").stdout)["services"]
+    assert {each["name"]: len(each["servers"]) for each in shown} == {"mapped": 0, "near": 1}
+    with inside(place):
+        run("sysctl", "-qw", "net.ipv4.ip_local_reserved_ports=1024-32767")
+    done = kernlb(place, tmp_path, "apply", str(file))
+    assert done.returncode == 0, done.stderr
+    assert cause not in done.stderr
     assert kernlb(place, tmp_path, "clear").returncode == 0

@@ -1,0 +1,34 @@
+"""Whether this machine leaves the eBPF program enough source ports for full NAT."""
+
+from collections.abc import Iterator, Mapping
+
+from kernlb.config.values import Config
+from kernlb.doctor.finding import Finding, Verdict
+from kernlb.doctor.patient import Patient
+from kernlb.engines import nexthops
+from kernlb.model import EngineName, Forwarding
+from kernlb.ratings import all_servers
+
+_RANGE, _RESERVED = "net.ipv4.ip_local_port_range", "net.ipv4.ip_local_reserved_ports"
+_ENOUGH = 4096
+"""An address and server. A port rests for a minute where the server closed first."""
+
+
+def ports(config: Config, engines: Mapping[str, EngineName], patient: Patient) -> Iterator[Finding]:
+    """Those that the eBPF program has for full NAT: what this machine's own connections leave."""
+    if not any(
+        server.forwarding is Forwarding.FULLNAT
+        for service in config.services
+        if engines[service.name] is EngineName.XDP
+        for server in all_servers(service)
+    ):
+        return
+    own, reserved = len(nexthops.ports()), patient.sysctl(_RESERVED)
+    if own >= _ENOUGH:
+        yield Finding("ports", "full NAT", Verdict.OK, f"{own:,} source ports an address and server")
+        return
+    left = f"{own:,} source ports an address and server" if own else "no source port"
+    cause = f"net.ipv4.ip_local_port_range is {patient.sysctl(_RANGE)}, which leaves full NAT on xdp {left}"
+    # Beside what is reserved already: the kernel's own connections keep the rest.
+    fix = f"sysctl -w {_RESERVED}={','.join(filter(None, (reserved, '1024-32767')))}"
+    yield Finding("ports", "full NAT", Verdict.WARNING if own else Verdict.PROBLEM, cause, fix)
