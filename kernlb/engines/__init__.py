@@ -81,11 +81,13 @@ class Closing(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The program that an engine has in the kernel: by which loader, with which features, and why not the other way."""
+    """The program that an engine has in the kernel: by which loader, with which features, and why not the other way;
+    and where it hangs, in words."""
 
     loader: str
     features: tuple[str, ...]
     why: str
+    attached: tuple[str, ...] = ()
 
 
 @runtime_checkable

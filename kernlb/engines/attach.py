@@ -2,17 +2,19 @@
 
 import ctypes
 import os
+import socket
 import struct
 from collections.abc import Mapping
 from ctypes import c_int, c_size_t, c_uint32
 from dataclasses import dataclass
 from enum import StrEnum
-from errno import EBUSY, EEXIST, EINVAL, EOPNOTSUPP
+from errno import EEXIST, EINVAL, EOPNOTSUPP
 from pathlib import Path
 
 from kernlb.engines.dataplane import TC, XDP
 from kernlb.engines.libbpf import Program, check, info, library
 from kernlb.engines.rtnetlink import Link, Rtnetlink
+from kernlb.errors import KernelError
 
 _TCX_INGRESS, _XDP = 46, 37  # enum bpf_attach_type
 _NATIVE = 1 << 2  # XDP_FLAGS_DRV_MODE
@@ -20,7 +22,6 @@ _INGRESS, _EGRESS = 1, 2
 _REPLACE = 1
 _HANDLE, _PRIORITY = 0x4B4C, 0x4B4C
 _NO_TCX = (EINVAL, EOPNOTSUPP)
-_NO_XDP = (EBUSY, EEXIST, EINVAL, EOPNOTSUPP)
 
 
 class Hook(StrEnum):
@@ -33,11 +34,13 @@ class Hook(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """`program` is the kernel's number of what is attached."""
+    """`program` is the kernel's number of what is attached. `refused`: why native XDP was not to be had, where asked
+    for."""
 
     hook: Hook
     interface: int
     program: int
+    refused: str = ""
 
 
 class _LinkCreate(ctypes.Structure):
@@ -84,14 +87,25 @@ class Attachments:
         """What hangs; of interfaces that went away nothing does."""
         return [found for path in self._pins() if (found := self._read(path)) is not None]
 
-    def attach(self, link: Link, programs: Mapping[str, Program], *, native: bool) -> Hook:
+    def attach(self, link: Link, programs: Mapping[str, Program], *, native: bool) -> Attachment:
         """At the hook that suits the interface. A program of ours that hangs there already gives way atomically."""
-        if native and XDP in programs and self._link(link, Hook.XDP, programs[XDP], _XDP, _NATIVE, refusals=_NO_XDP):
-            return self._only(link, Hook.XDP)
-        if self._tcx and self._link(link, Hook.TCX, programs[TC], _TCX_INGRESS, 0, refusals=_NO_TCX):
-            return self._only(link, Hook.TCX)
+        refused = ""
+        if native and XDP in programs:
+            try:
+                self._link(link, Hook.XDP, programs[XDP], _XDP, _NATIVE)
+                return Attachment(self._only(link, Hook.XDP), link.index, programs[XDP].id)
+            except KernelError as error:
+                # Each driver has reasons of its own: queues, memory, MTU, another program. None keeps tc from serving.
+                refused = os.strerror(error.errno)
+        if self._tcx:
+            try:
+                self._link(link, Hook.TCX, programs[TC], _TCX_INGRESS, 0)
+                return Attachment(self._only(link, Hook.TCX), link.index, programs[TC].id, refused)
+            except KernelError as error:
+                if error.errno not in _NO_TCX:
+                    raise
         self._clsact(link, programs[TC])
-        return self._only(link, Hook.CLSACT)
+        return Attachment(self._only(link, Hook.CLSACT), link.index, programs[TC].id, refused)
 
     def detach(self, interface: int) -> None:
         for path in self._pins():
@@ -152,10 +166,7 @@ class Attachments:
         program, interface = struct.unpack_from("=I", told, 8)[0], struct.unpack_from("=I", told, 16)[0]
         return Attachment(Hook(hook), interface, program) if interface else None
 
-    def _link(
-        self, link: Link, hook: Hook, program: Program, kind: int, flags: int, *, refusals: tuple[int, ...]
-    ) -> bool:
-        """Whether it hangs there now."""
+    def _link(self, link: Link, hook: Hook, program: Program, kind: int, flags: int) -> None:
         path = self._pin(hook, link.index)
         if path.exists():
             if self._read(path) is not None:
@@ -165,18 +176,15 @@ class Attachments:
                     check(library().bpf_link_update(descriptor, program.fd, None), what)
                 finally:
                     os.close(descriptor)
-                return True
+                return
             path.unlink()
         options = _LinkCreate(sz=ctypes.sizeof(_LinkCreate), flags=flags)
-        descriptor = library().bpf_link_create(program.fd, link.index, kind, ctypes.byref(options))
-        if descriptor < 0 and (ctypes.get_errno() or -descriptor) in refusals:
-            return False
-        check(descriptor, f"attach to {link.name}")
+        made = library().bpf_link_create(program.fd, link.index, kind, ctypes.byref(options))
+        descriptor = check(made, f"attach to {link.name}")
         try:
             check(library().bpf_obj_pin(descriptor, bytes(path)), f"pin {path}")
         finally:
             os.close(descriptor)
-        return True
 
     def _clsact(self, link: Link, program: Program) -> None:
         hook = _tc_hook(link.index)
@@ -191,6 +199,17 @@ class Attachments:
         path = self._pin(Hook.CLSACT, link.index)
         if not path.exists():
             program.pin(path)
+
+
+def told_of(attachment: Attachment, refused: Mapping[int, str]) -> str:
+    """In words; `refused`: of interfaces that took no native XDP, why."""
+    interface = attachment.interface
+    try:
+        name = socket.if_indextoname(interface)
+    except OSError:
+        name = f"interface {interface}"
+    why = f", as it refused native XDP: {refused[interface]}" if interface in refused else ""
+    return f"{name} at {attachment.hook}{why}"
 
 
 def _tc_hook(interface: int) -> _TcHook:

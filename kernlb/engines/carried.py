@@ -120,7 +120,8 @@ class Change:
 @dataclass(slots=True, kw_only=True)
 class Book:
     """`sources` gives for each group of source addresses its first place in the program's list. `retired` gives, for
-    the numbers of servers that left, since when: a flow may still remember them."""
+    the numbers of servers that left, since when: a flow may still remember them. `refused` gives, for interfaces that
+    took no native XDP, why."""
 
     abi: int
     namespace: int
@@ -134,6 +135,7 @@ class Book:
     services: dict[Endpoint, Carried] = field(default_factory=dict)
     sources: dict[tuple[IPAddress, ...], int] = field(default_factory=dict)
     retired: dict[int, float] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
 
     def parts(self) -> dict[ServiceKey | None, Table]:
         """What is carried, by service; a part that did not change is the same object as before."""
@@ -203,6 +205,7 @@ def to_text(book: Book) -> bytes:
         "wish": [list(wish.interfaces), list(map(str, wish.sources)), wish.idle, wish.tcp, wish.tcp_fin, wish.udp],
         "sources": [[list(map(str, group)), first] for group, first in book.sources.items()],
         "retired": list(book.retired.items()),
+        "refused": list(book.refused.items()),
     }
     head = json.dumps(document, separators=(",", ":")).removesuffix("}")
     services = ",".join(carried.text(key) for key, carried in book.services.items())
@@ -223,6 +226,7 @@ def from_text(text: bytes) -> Book:
         services=dict(map(_service_from, document["services"])),
         sources={_addresses(group): first for group, first in document["sources"]},
         retired=dict(map(tuple, document["retired"])),
+        refused=dict(map(tuple, document.get("refused", ()))),
     )
 
 

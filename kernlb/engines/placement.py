@@ -67,11 +67,12 @@ def place(book: Book, seen: Surroundings, *, tick: float, native: bool) -> Conte
     return contents
 
 
-def one_armed(book: Book, seen: Surroundings, link: Link) -> bool:
-    """Whether native XDP pays: an interface of its own hardware through which everything leaves as it came, whole."""
+def one_armed(book: Book, seen: Surroundings, link: Link, *, virtual: bool = False) -> bool:
+    """Whether native XDP pays: an interface of its own hardware through which everything leaves as it came, whole.
+    `virtual`: hardware or not."""
     ways = [seen.way(key.address) for _, key, _ in book.members()]
     return (
-        not link.kind
+        (virtual or not link.kind)
         and bool(ways)
         and all(way.hop.interface == link.index for way in ways)
         and not any(member.value.forwarding is Forwarding.FULLNAT for _, _, member in book.members())
@@ -91,7 +92,7 @@ def keep_known(before: Mapping[int, abi.Server], servers: dict[int, abi.Server])
     """A neighbour that is not known at this moment was known before: as long as the way is the same, so is it."""
     for number, server in servers.items():
         had = before.get(number)
-        if had is None or any(server.hop.destination) or server.hop.method is HopMethod.UNRESOLVED:
+        if had is None or any(server.hop.destination):
             continue
         if (had.hop.interface, had.next) == (server.hop.interface, server.next) and any(had.hop.destination):
             servers[number] = replace(server, hop=had.hop)

@@ -6,6 +6,7 @@ What is carried lives pinned in the BPF file system; every call finds it there, 
 import os
 import time
 from collections.abc import Collection, Mapping, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ from numpy.typing import NDArray
 
 from kernlb.config.values import Loader
 from kernlb.counters import Counters
-from kernlb.engines import Loaded, Transit, abi, flows, pins, specialise, strangers
-from kernlb.engines.attach import Attachments, Hook
+from kernlb.engines import Loaded, Transit, abi, counting, flows, pins, specialise, strangers
+from kernlb.engines.attach import Attachments, Hook, told_of
 from kernlb.engines.books import Books
 from kernlb.engines.building import Build, Builder, line_of, loaded_by, object_path
 from kernlb.engines.carried import Book, Change, Wish
@@ -56,7 +57,9 @@ class Xdp:
         loader: Loader = Loader.OBJECT,
         lasting: bool = False,
         force: bool = False,
+        virtual: bool = False,
     ) -> None:
+        """`virtual`: native XDP also on interfaces that are no hardware's, whatever that costs bulk."""
         self.writes = 0
         self._directory = directory
         self._wish = wish
@@ -65,6 +68,7 @@ class Xdp:
         self._attachments = Attachments(directory, tcx=tcx)
         self._builder = Builder(loader, lasting=lasting)
         self._force = force
+        self._virtual = virtual
         self._ways: set[Forwarding] = set()
         self._books = Books(directory, lost=self._let_go)
         self._outlook = Outlook()
@@ -111,30 +115,7 @@ class Xdp:
         traffics = [abi.Traffic(**dict(zip(names, row, strict=True))) for row in counted.tolist()]
         translating = any(member.value.forwarding is Forwarding.FULLNAT for _, _, member in book.members())
         live = flows.count(plane.maps["flows"], _timeouts(book.wish)) if translating else {}
-        unused = self._unused(book, counted)
-        found: dict[Key, Counters] = {}
-        for service, carried in book.services.items():
-            parts = []
-            for key, member in carried.members.items():
-                traffic = traffics[member.id]
-                active, inactive = live.get(member.id, (0, 0))
-                translated = member.value.forwarding is Forwarding.FULLNAT
-                # A gateway that sees one direction knows of no connection, but that none is in use any more.
-                known = translated or (not member.value.weight and member.id in unused)
-                parts.append(
-                    Counters(
-                        connections=traffic.flows,
-                        packets_in=traffic.packets_in,
-                        packets_out=traffic.packets_out if translated else None,
-                        bytes_in=traffic.bytes_in,
-                        bytes_out=traffic.bytes_out if translated else None,
-                        active_connections=active if known else None,
-                        inactive_connections=inactive if known else None,
-                    )
-                )
-                found[key] = parts[-1]
-            found[service] = _sum(parts)
-        return found
+        return counting.counters(book, traffics, live=live, unused=self._unused(book, counted))
 
     def _unused(self, book: Book, counted: NDArray[np.uint64]) -> Set[int]:
         """The servers of which no connection can be in use any more: they were sent nothing for the idle timeout."""
@@ -196,7 +177,10 @@ class Xdp:
 
     def loaded(self) -> Loaded | None:
         book = self._books.current()
-        return loaded_by(book.fingerprint) if book else None
+        told = loaded_by(book.fingerprint) if book else None
+        if book is None or told is None:
+            return None
+        return replace(told, attached=tuple(told_of(each, book.refused) for each in self._attachments.read()))
 
     def explain(self, packet: bytes) -> tuple[abi.Explanation, Endpoint | None, Mapping[int, ServerKey]]:
         """What the program would do with an Ethernet frame, of which service, and its servers by number."""
@@ -302,7 +286,9 @@ class Xdp:
             seen = self._outlook.look(netlink)
             seen.resolve({key.address for _, key, _ in book.members()}, await_={key.address for key in came} - known)
             ends = seen.named(book.wish.interfaces) if book.wish.interfaces else seen.ends()
-            native = {link.index for link in ends if one_armed(book, seen, link)}
+            native = {link.index for link in ends if one_armed(book, seen, link, virtual=self._virtual)}
+            book.refused = {index: why for index, why in book.refused.items() if index in seen.links}
+            native -= book.refused.keys()
             contents = place(book, seen, tick=TICK, native=bool(native))
         anew = not _understands(book)
         plane = self._loaded(book, contents, native=bool(native))
@@ -317,20 +303,27 @@ class Xdp:
         offer(plane, contents)
         for member in change.left:
             bury(plane, member)
-        self._hang(plane, ends, native)
+        if refused := self._hang(plane, ends, native):
+            # At tc other hops are right, and less of a program.
+            book.refused |= refused
+            return self._surround(book, Change(), moved=True)
         return bool(ends)
 
-    def _hang(self, plane: Dataplane, ends: Sequence[Link], native: Collection[int]) -> None:
-        """At these interfaces, and at no others."""
+    def _hang(self, plane: Dataplane, ends: Sequence[Link], native: Collection[int]) -> Mapping[int, str]:
+        """At these interfaces, and at no others. Those that refused native XDP, and why."""
+        refused: dict[int, str] = {}
         attached = {each.interface: each for each in self._attachments.read()}
         loaded = {program.id for program in plane.programs.values()}
         for link in ends:
             if link.index not in attached and self._force and link.xdp_programs:
                 strangers.displace(link)
             if link.index not in attached or attached[link.index].program not in loaded:
-                self._attachments.attach(link, plane.programs, native=link.index in native)
+                attachment = self._attachments.attach(link, plane.programs, native=link.index in native)
+                if attachment.refused:
+                    refused[link.index] = attachment.refused
         for interface in set(attached) - {link.index for link in ends}:
             self._attachments.detach(interface)
+        return refused
 
     def _loaded(self, book: Book, contents: Contents, *, native: bool) -> Dataplane:
         """The plane with the program for what is carried. One before it hands over all it knows, where its maps are
@@ -388,11 +381,3 @@ def _timeouts(wish: Wish) -> tuple[int, ...]:
     opening, closed = 30.0, 60.0
     seconds = (0.0, opening, wish.tcp, wish.tcp_fin, closed, wish.udp)
     return tuple(int(each / TICK) + 1 if each else 0 for each in seconds)
-
-
-def _sum(parts: Sequence[Counters]) -> Counters:
-    def total(name: str) -> int | None:
-        values = [getattr(part, name) for part in parts]
-        return None if None in values else sum(values)
-
-    return Counters(*(total(name) for name in Counters.__dataclass_fields__))
