@@ -4,7 +4,7 @@ import ctypes
 import os
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from ctypes import c_int, c_size_t, c_uint32
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from kernlb.engines.dataplane import TC, XDP
 from kernlb.engines.libbpf import Program, check, info, library
+from kernlb.engines.maps import Map
 from kernlb.engines.rtnetlink import Link, Rtnetlink
 from kernlb.errors import KernelError
 
@@ -113,6 +114,14 @@ class Attachments:
             if int(number) == interface:
                 self._remove(Hook(hook), interface)
 
+    def forget(self, present: Collection[int]) -> None:
+        """Of interfaces that are not `present` any more only pins are left: the number may be another's some day."""
+        for path in self._pins():
+            interface = int(path.name.partition("-")[2])
+            if interface not in present:
+                path.unlink(missing_ok=True)
+                self._made(interface).unlink(missing_ok=True)
+
     def _only(self, link: Link, kept: Hook) -> Hook:
         for hook in Hook:
             if hook is not kept and self._pin(hook, link.index).exists():
@@ -194,11 +203,9 @@ class Attachments:
         options = _tc_filter()
         options.prog_fd, options.flags = program.fd, _REPLACE
         check(library().bpf_tc_attach(ctypes.byref(hook), ctypes.byref(options)), f"attach to {link.name}")
-        if made == 0:
-            program.pin(self._made(link.index))
-        path = self._pin(Hook.CLSACT, link.index)
-        if not path.exists():
-            program.pin(path)
+        if made == 0 or self._made(link.index).exists():
+            _mark(self._made(link.index))
+        _mark(self._pin(Hook.CLSACT, link.index))
 
 
 def told_of(attachment: Attachment, refused: Mapping[int, str]) -> str:
@@ -210,6 +217,13 @@ def told_of(attachment: Attachment, refused: Mapping[int, str]) -> str:
         name = f"interface {interface}"
     why = f", as it refused native XDP: {refused[interface]}" if interface in refused else ""
     return f"{name} at {attachment.hook}{why}"
+
+
+def _mark(path: Path) -> None:
+    """Something to be found there. A program would keep its maps, which may be those of a version before."""
+    path.unlink(missing_ok=True)
+    with Map.create_array("mark", value_size=4, max_entries=1) as mark:
+        mark.pin(path)
 
 
 def _tc_hook(interface: int) -> _TcHook:

@@ -303,6 +303,7 @@ class Xdp:
         offer(plane, contents)
         for member in change.left:
             bury(plane, member)
+        self._attachments.forget(seen.links)
         if refused := self._hang(plane, ends, native):
             # At tc other hops are right, and less of a program.
             book.refused |= refused

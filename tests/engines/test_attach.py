@@ -1,5 +1,6 @@
-"""Where the program hangs: native XDP and what refuses it."""
+"""Where the program hangs: native XDP and what refuses it, and what is left of where it hung before."""
 
+import ctypes
 import os
 from dataclasses import replace
 from ipaddress import ip_address
@@ -12,6 +13,7 @@ from kernlb.engines.abi import HopMethod
 from kernlb.engines.attach import Hook
 from kernlb.engines.carried import Book, Wish
 from kernlb.engines.dataplane import Dataplane
+from kernlb.engines.libbpf import library
 from kernlb.engines.nexthops import Surroundings
 from kernlb.engines.placement import keep_known, one_armed
 from kernlb.engines.rtnetlink import Link, Rtnetlink
@@ -19,6 +21,7 @@ from kernlb.engines.xdp import Xdp
 from kernlb.model import Forwarding, Key, Table, Value
 from tests.engines.namespace import ip
 from tests.engines.test_xdp import HASHED, SERVER, SLOTS, SMALL, converge, place, real, vip
+from tests.system.network import until
 
 __all__ = ["place"]
 pytestmark = [pytest.mark.bpf, pytest.mark.netns]
@@ -91,3 +94,39 @@ def test_an_interface_that_refuses_native_xdp_is_served_at_tc_and_says_why(place
     converge(again, {vip(1): HASHED, real(vip(1), 1): DIRECT, real(vip(1), 2): DIRECT})
     with Dataplane.pinned(place) as plane:
         assert plane.program("balancer_tc").id == number, "it is not asked again"
+
+
+@pytest.mark.parametrize("tcx", [True, False])
+def test_a_program_that_gave_way_is_gone_from_the_kernel(place: Path, tcx: bool) -> None:
+    numbers = []
+    for seconds in (900.0, 700.0):
+        xdp = Xdp(place, wish=Wish(tcp=seconds), sizes=SMALL, slots=SLOTS, tcx=tcx)
+        converge(xdp, ONE)
+        xdp.tend()
+        with Dataplane.pinned(place) as plane:
+            numbers.append(plane.program("balancer_tc").id)
+        xdp.close()
+    before, now = numbers
+    assert loaded(now)
+    assert until(lambda: not loaded(before))
+
+
+def loaded(program: int) -> bool:
+    descriptor = library().bpf_prog_get_fd_by_id(ctypes.c_uint32(program))
+    if descriptor >= 0:
+        os.close(descriptor)
+    return bool(descriptor >= 0)
+
+
+@pytest.mark.parametrize("tcx", [True, False])
+def test_nothing_is_left_of_an_interface_that_went_away(place: Path, tcx: bool) -> None:
+    xdp = Xdp(place, wish=Wish(), sizes=SMALL, slots=SLOTS, tcx=tcx)
+    for line in ("link add later type veth peer name beyond", "addr add 10.8.0.1/24 dev later", "link set later up"):
+        ip(line)
+    converge(xdp, ONE)
+    went = link("later").index
+    assert [path for path in place.iterdir() if path.name.endswith(f"-{went}")]
+    ip("link del later")
+    xdp.tend()
+    assert not [path for path in place.iterdir() if path.name.endswith(f"-{went}")]
+    assert set(xdp.hooks()) == {link("front").index}
