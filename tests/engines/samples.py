@@ -83,6 +83,26 @@ def real_servers(draw: st.DrawFn) -> RealServer:
     )
 
 
+hashed_services = st.tuples(
+    st.builds(Endpoint, st.just(EngineName.XDP), st.sampled_from([Protocol.TCP, Protocol.UDP]), addresses, ports),
+    st.builds(
+        VirtualService,
+        st.sampled_from([Scheduler.MAGLEV, Scheduler.SH]),
+        persistence=st.none() | st.builds(Persistence, st.integers(1, 86400), st.sampled_from([32, 128])),
+    ),
+)
+"""What the eBPF program carries."""
+
+hashed_servers = st.one_of(
+    st.builds(RealServer, st.sampled_from([Forwarding.FULLNAT, Forwarding.DIRECT]), st.integers(0, 2**20)),
+    st.builds(
+        RealServer,
+        st.just(Forwarding.TUNNEL),
+        st.integers(0, 2**20),
+        tunnel=st.just(Tunnel()) | st.builds(Tunnel, st.just(TunnelKind.GUE), ports, st.sampled_from(TunnelChecksum)),
+    ),
+)
+
 server_keys = st.builds(ServerKey, service_keys, addresses, st.integers(0, 65535))
 timers = st.builds(Timers, *[st.integers(1, 2**31 // 1000)] * 3)
 groups = st.sampled_from([IPv4Address("224.0.0.81"), IPv4Address("239.1.2.3"), IPv6Address("ff02::81")])
@@ -98,8 +118,10 @@ daemons = st.builds(
 sync_keys = st.builds(SyncKey, st.sampled_from(SyncRole))
 
 
-def vip(number: int, *, protocol: Protocol = Protocol.TCP, port: int = 80) -> Endpoint:
-    return Endpoint(EngineName.IPVS, protocol, IPv4Address("10.64.0.0") + number, port)
+def vip(
+    number: int, *, protocol: Protocol = Protocol.TCP, port: int = 80, engine: EngineName = EngineName.IPVS
+) -> Endpoint:
+    return Endpoint(engine, protocol, IPv4Address("10.64.0.0") + number, port)
 
 
 def real(service: ServiceKey, number: int, port: int = 80) -> ServerKey:

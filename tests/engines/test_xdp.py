@@ -21,7 +21,7 @@ from kernlb.engines.frames import ACK, SYN, frame
 from kernlb.engines.libbpf import Program
 from kernlb.engines.maps import Map
 from kernlb.engines.xdp import Xdp
-from kernlb.errors import KernelError, Unsupported
+from kernlb.errors import Unsupported
 from kernlb.explaining import Flow, ask_program
 from kernlb.kernel import Kernel
 from kernlb.model import (
@@ -41,7 +41,7 @@ from kernlb.model import (
     Value,
     VirtualService,
 )
-from kernlb.plan import Operation, Verb, diff, quiesce
+from kernlb.plan import Operation, Verb, diff
 from kernlb.watch import Watch
 from tests.engines.namespace import ip, one_interface
 from tests.features import Feature, need
@@ -123,54 +123,22 @@ def test_a_process_that_opens_it_again_and_again_keeps_nothing_open(place: Path)
     assert counts[0] == counts[-1]
 
 
-def test_a_changed_weight_is_one_operation_and_a_service_goes_with_its_servers(place: Path) -> None:
+def test_what_the_program_cannot_do_is_refused(place: Path) -> None:
     xdp = engine(place)
-    desired: dict[Key, Value] = {vip(n): HASHED for n in range(1, 6)}
-    desired |= {real(vip(n), m): SERVER for n in range(1, 6) for m in range(3)}
-    assert converge(xdp, desired) == 20
-    heavier = desired | {real(vip(4), 2): replace(SERVER, weight=9)}
-    assert converge(engine(place), heavier) == 1
-    assert xdp.read() == heavier
-    left = {key: value for key, value in heavier.items() if key != vip(1) and getattr(key, "service", None) != vip(1)}
-    assert converge(xdp, left) == 1
-    assert xdp.read() == left
-
-
-def test_a_quiesced_server_stays_with_weight_zero(place: Path) -> None:
-    xdp = engine(place)
-    converge(xdp, {vip(1): HASHED, real(vip(1), 1): SERVER})
-    xdp.apply(quiesce([real(vip(1), 1)], xdp.read()))
-    assert xdp.read()[real(vip(1), 1)] == replace(SERVER, weight=0)
-
-
-def test_a_refused_operation_is_named_and_those_before_it_are_done(place: Path) -> None:
-    xdp = engine(place)
-    add = [Operation(Verb.ADD, vip(1), None, HASHED), Operation(Verb.ADD, real(vip(1), 1), None, SERVER)]
-    with pytest.raises(KernelError, match=r"real server 10\.7\.0\.1:80 of tcp 192\.0\.2\.9:80"):
-        xdp.apply([*add, Operation(Verb.ADD, real(vip(9), 1), None, SERVER)])
     held: dict[Key, Value] = {vip(1): HASHED, real(vip(1), 1): SERVER}
-    assert xdp.read() == held
-    for operation in (
-        *add,
-        Operation(Verb.CHANGE, vip(2), HASHED, BY_CLIENT),
-        Operation(Verb.REMOVE, real(vip(1), 2), SERVER, None),
-    ):
-        with pytest.raises(KernelError, match=f"cannot {operation.verb} "):
-            xdp.apply([operation])
-        assert xdp.read() == held
+    converge(xdp, held)
     with pytest.raises(Unsupported, match="no forwarding nat"):
         xdp.apply([Operation(Verb.ADD, real(vip(1), 2), None, replace(SERVER, forwarding=Forwarding.NAT))])
+    assert xdp.read() == held
 
 
-def test_every_service_and_server_is_counted(place: Path) -> None:
+def test_a_gateway_that_sees_one_direction_does_not_know_how_many_connections_live(place: Path) -> None:
     xdp = engine(place)
     direct = replace(SERVER, forwarding=Forwarding.DIRECT)
-    desired: dict[Key, Value] = {vip(1): HASHED, real(vip(1), 1): SERVER, vip(2): HASHED, real(vip(2), 2): direct}
-    converge(xdp, desired)
+    converge(xdp, {vip(1): HASHED, real(vip(1), 1): SERVER, vip(2): HASHED, real(vip(2), 2): direct})
     counters = xdp.counters()
-    assert set(counters) == set(desired)
     assert counters[vip(1)].live == counters[vip(1)].connections == 0
-    assert counters[real(vip(2), 2)].live is None, "a gateway that sees one direction cannot know"
+    assert counters[real(vip(2), 2)].live is None
 
 
 def test_a_quiesced_server_that_is_sent_nothing_for_the_idle_timeout_has_no_connection(place: Path) -> None:
@@ -290,13 +258,6 @@ def test_what_another_process_has_written_is_what_holds(place: Path) -> None:
     assert second.read() == {}
     converge(second, tables[0])
     assert first.read() == tables[0]
-
-
-def test_a_thousand_servers_of_one_service_are_all_there(place: Path) -> None:
-    xdp = engine(place)
-    desired: dict[Key, Value] = {vip(1): HASHED} | {real(vip(1), number): SERVER for number in range(1000)}
-    assert converge(xdp, desired) == 1001
-    assert xdp.read() == desired
 
 
 @pytest.mark.parametrize(("tcx", "hook"), [(True, Hook.TCX), (False, Hook.CLSACT)])
