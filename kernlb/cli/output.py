@@ -87,5 +87,5 @@ def _mistake(file: str, mistake: Mistake) -> str:
 def program(loaded: dict[str, Any]) -> str:
     """The eBPF program that carries services, in a line, and where it hangs."""
     features = ", ".join(loaded["features"]) or "no feature that costs"
-    where = "".join(f"; {each}" for each in loaded["attached"])
+    where = "".join(f"; {each}" for each in loaded.get("attached", ()))
     return f"eBPF program by {loaded['loader']} ({features}): {loaded['why']}{where}"
