@@ -97,6 +97,8 @@ class HttpServer:
         else:
             self._tasks.add(task)
         try:
+            # What is written is gone when `drain` returns, not only less than the transport likes to keep.
+            writer.transport.set_write_buffer_limits(high=0)
             connection = h11.Connection(h11.SERVER, max_incomplete_event_size=HEADERS)
             if refusal is None:
                 await self._serve(connection, reader, writer)

@@ -14,7 +14,7 @@ import pytest
 from kernlb import http_server
 from kernlb.control_client import ControlClient, NoDaemon
 from kernlb.errors import KernlbError
-from kernlb.http_server import BODY, CLIENTS, peer_is
+from kernlb.http_server import BODY, CLIENTS, HttpServer, Request, Response, peer_is
 from tests.daemon.world import Server, World, half_request, service, until
 
 
@@ -147,6 +147,33 @@ def test_a_watcher_gets_one_document_a_change_and_one_that_does_not_read_harms_n
             assert seen[-1] == "down"
             assert len(seen) < 10
             deaf.close()
+
+    play(scene)
+
+
+def test_clients_that_read_slowly_get_their_answers_whole(tmp_path: Path) -> None:
+    sizes = [(512 + 12 * number) << 10 for number in range(24)]
+
+    async def scene() -> None:
+        async def answer(request: Request) -> Response:
+            return Response(200, b"x" * int(request.query["size"]))
+
+        server = HttpServer(answer)
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind(str(tmp_path / "s"))
+        await server.listen(sock)
+
+        def read(size: int) -> int:
+            with half_request(tmp_path / "s", b"GET /?size=%d HTTP/1.1\r\nHost: x\r\n\r\n" % size) as client:
+                said = b""
+                while part := client.recv(4096):
+                    said += part
+                return len(said.partition(b"\r\n\r\n")[2])
+
+        try:
+            assert [await asyncio.to_thread(read, size) for size in sizes] == sizes
+        finally:
+            await server.close()
 
     play(scene)
 
