@@ -2,7 +2,8 @@
 
 Knows the routes and what a request must hold; what is done is the daemon's.
 
-    GET  /status            what `kernlb status --json` prints; ?watch=1: one document a line, at every change
+    GET  /status            what `kernlb status --json` prints; ?watch=1: one document a line, at every change, a second
+                            apart at least; ?service=S&server=N: of this server alone
     GET  /metrics           Prometheus' text format
     POST /drain             {"service", "server", "deadline": seconds, "check"}
     POST /resume /disable /enable                {"service", "server", "check"}
@@ -26,13 +27,20 @@ from kernlb.errors import ConfigError, KernlbError, Unsupported
 from kernlb.http_server import HttpServer, Request, Response, document, peer_is
 
 WATCHERS = 16
+_PACE = 1.0  # seconds between a watcher's documents at least: ten thousand servers change all the time
 _HEARTBEAT = 10.0  # seconds; an empty line shows a watcher's end that nobody announced
 
 
 class Controlled(Protocol):
     """What the socket asks of the daemon. Each returns a JSON document or raises KernlbError."""
 
-    async def status(self) -> dict[str, Any]: ...
+    async def status(self) -> bytes:
+        """In JSON, a line."""
+        ...
+
+    async def standing(self, service: str, server: str) -> dict[str, Any]:
+        """Of the status what tells of one server."""
+        ...
 
     async def changed(self) -> None:
         """Returns when the status is next worth looking at."""
@@ -119,8 +127,10 @@ class Control:
                 if self._watchers >= WATCHERS:
                     raise Malformed(f"{WATCHERS} watchers are there already", hint="end one of them")
                 return Response(200, self._watch(), "application/x-ndjson")
+            case "GET", "/status" if request.query.get("server"):
+                return document(await daemon.standing(request.query.get("service", ""), request.query["server"]))
             case "GET", "/status":
-                return document(await daemon.status())
+                return Response(200, await daemon.status())
             case "GET", "/metrics":
                 return Response(200, await daemon.metrics(), "text/plain; version=0.0.4; charset=utf-8")
             case "POST", "/drain":
@@ -159,9 +169,10 @@ class Control:
             while True:
                 changed = asyncio.ensure_future(self._daemon.changed())
                 try:
-                    said = json.dumps(await self._daemon.status(), ensure_ascii=False).encode() + b"\n"
+                    said = await self._daemon.status()
                     yield said if said != last else b"\n"
                     last = said
+                    await asyncio.sleep(_PACE)
                     await asyncio.wait([changed], timeout=_HEARTBEAT)
                 finally:
                     changed.cancel()

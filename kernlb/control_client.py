@@ -7,6 +7,7 @@ from contextlib import closing
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from kernlb.errors import ConfigError, KernlbError, Mistake, Unsupported
 
@@ -52,6 +53,11 @@ class ControlClient:
 
     def status(self) -> dict[str, Any]:
         return self.ask("GET", "/status")
+
+    def standing(self, service: str, server: str) -> list[dict[str, Any]]:
+        """What the status says of one server, in each virtual service that it is in. Raises what speaks against it."""
+        query = urlencode({"service": service, "server": server})
+        return [each for shown in self.ask("GET", f"/status?{query}")["services"] for each in shown["servers"]]
 
     def ask(self, method: str, path: str, **body: object) -> dict[str, Any]:
         """Raises NoDaemon where nobody listens, and the daemon's own errors."""

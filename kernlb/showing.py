@@ -1,6 +1,6 @@
 """What `show` says of a Table: one object a virtual service of the kernel, by name. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kernlb.counters import Counters
@@ -9,6 +9,7 @@ from kernlb.model import (
     Endpoint,
     Forwarding,
     Fwmark,
+    IPAddress,
     Key,
     Mark,
     MarkKey,
@@ -35,8 +36,7 @@ def services_document(
 ) -> list[dict[str, Any]]:
     """The `services` of `show --json`: null for what an engine cannot know, never 0. `everything`: those that only
     checks use too."""
-    sources = {(key.mark, key.address, key.port) for key in table if isinstance(key, SourceKey)}
-    marked = _protocols(table)
+    marks = Marks(table)
     # The kernel lists what came last first; people wrote it in the order of the names.
     order = {key: number for number, key in enumerate(names)}
 
@@ -49,28 +49,73 @@ def services_document(
         name = names.get(key) if key in owned else None
         if name is not None and name.check and not everything:
             continue
-        mark = _mark(key, table)
-        rows = []
-        for server_key, server in sorted(members[key], key=place):
-            fullnat = (mark, server_key.address, server_key.port) in sources
-            rows.append(_server(server_key, server, names, counters.get(server_key, Counters()), fullnat=fullnat))
-        forwardings = {row["forwarding"] for row in rows}
-        documents.append(
-            {
-                "name": name.service if name else None,
-                "bind": name.bind if name else bind_of(key),
-                "mark": mark,
-                "protocol": _protocol(key, marked),
-                "engine": str(key.engine),
-                "scheduler": str(service.scheduler),
-                "policy": name.policy if name else None,
-                "forwarding": forwardings.pop() if len(forwardings) == 1 else None,
-                "owned": key in owned,
-                "persistence": _persistence(service),
-                "servers": rows,
-            }
-        )
+        shown = [
+            (key, server, names.get(key), counters.get(key, Counters()))
+            for key, server in sorted(members[key], key=place)
+        ]
+        documents.append(service_document(key, service, shown, name=name, owned=key in owned, marks=marks))
     return documents
+
+
+class Marks:
+    """What a Table says of marks: the packets that carry them, and from where the connections of each come."""
+
+    def __init__(self, table: Table) -> None:
+        self._marks: dict[MarkKey, int] = {}
+        self._protocols: dict[int, set[str]] = {}
+        self._sources: dict[int, list[SourceKey]] = {}
+        for key, value in table.items():
+            if isinstance(key, SourceKey):
+                self._sources.setdefault(key.mark, []).append(key)
+            elif isinstance(key, MarkKey) and isinstance(value, Mark):
+                self._marks[key] = value.mark
+                self._protocols.setdefault(value.mark, set()).add(str(key.protocol))
+
+    def of(self, key: ServiceKey) -> int | None:
+        if isinstance(key, Fwmark):
+            return key.mark
+        return self._marks.get(MarkKey(key.address, key.protocol, key.port, key.port)) if self._marks else None
+
+    def protocol(self, key: ServiceKey) -> str | None:
+        if isinstance(key, Endpoint):
+            return str(key.protocol)
+        protocols = self._protocols.get(key.mark, set())
+        return next(iter(protocols)) if len(protocols) == 1 else None
+
+    def masqueraded(self, mark: int | None) -> set[tuple[IPAddress, int]]:
+        """The real servers that do not see their clients' addresses."""
+        return set() if mark is None else {(key.address, key.port) for key in self._sources.get(mark, ())}
+
+
+def service_document(
+    key: ServiceKey,
+    service: VirtualService,
+    servers: Sequence[tuple[ServerKey, RealServer, Name | None, Counters]],
+    *,
+    name: Name | None,
+    owned: bool,
+    marks: Marks,
+) -> dict[str, Any]:
+    mark = marks.of(key)
+    sources = marks.masqueraded(mark)
+    rows = [
+        _server(at, server, called, counters, fullnat=bool(sources) and (at.address, at.port) in sources)
+        for at, server, called, counters in servers
+    ]
+    forwardings = {row["forwarding"] for row in rows}
+    return {
+        "name": name.service if name else None,
+        "bind": name.bind if name else bind_of(key),
+        "mark": mark,
+        "protocol": marks.protocol(key),
+        "engine": str(key.engine),
+        "scheduler": str(service.scheduler),
+        "policy": name.policy if name else None,
+        "forwarding": forwardings.pop() if len(forwardings) == 1 else None,
+        "owned": owned,
+        "persistence": _persistence(service),
+        "servers": rows,
+    }
 
 
 def operations_document(
@@ -101,9 +146,8 @@ def bind_of(key: ServiceKey) -> str:
 
 
 def _server(
-    key: ServerKey, server: RealServer, names: Mapping[Key, Name], counters: Counters, *, fullnat: bool
+    key: ServerKey, server: RealServer, name: Name | None, counters: Counters, *, fullnat: bool
 ) -> dict[str, Any]:
-    name = names.get(key)
     return {
         "name": name.server if name else None,
         "address": str(key.address),
@@ -118,29 +162,6 @@ def _server(
         "packets_out": counters.packets_out,
         "bytes_out": counters.bytes_out,
     }
-
-
-def _mark(key: ServiceKey, table: Table) -> int | None:
-    if isinstance(key, Fwmark):
-        return key.mark
-    found = table.get(MarkKey(key.address, key.protocol, key.port, key.port))
-    return getattr(found, "mark", None)
-
-
-def _protocols(table: Table) -> dict[int, set[str]]:
-    """The protocols of the packets that carry each mark."""
-    found: dict[int, set[str]] = {}
-    for key, value in table.items():
-        if isinstance(key, MarkKey) and isinstance(value, Mark):
-            found.setdefault(value.mark, set()).add(str(key.protocol))
-    return found
-
-
-def _protocol(key: ServiceKey, marked: Mapping[int, set[str]]) -> str | None:
-    if isinstance(key, Endpoint):
-        return str(key.protocol)
-    protocols = marked.get(key.mark, set())
-    return next(iter(protocols)) if len(protocols) == 1 else None
 
 
 def _persistence(service: VirtualService) -> dict[str, Any] | None:

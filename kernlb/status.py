@@ -1,66 +1,92 @@
 """What `status` says: each virtual service with each configured server, in the kernel or not. Pure."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from kernlb.assessment import Assessment
-from kernlb.config.values import Server, Service
+from kernlb.config.values import Config, Server, Service
 from kernlb.counters import Counters
 from kernlb.desired import Name
 from kernlb.engines import Transit
-from kernlb.model import Endpoint, Forwarding, Fwmark, Key, ServerKey, ServiceKey, Table
+from kernlb.health import State
+from kernlb.model import Endpoint, Forwarding, Fwmark, Key, RealServer, ServerKey, ServiceKey, Table, VirtualService
 from kernlb.operator import live_connections
-from kernlb.pool import Hold, Override, scale_of
+from kernlb.pool import Hold, Override, Pool, ServerName, scale_of
 from kernlb.ratings import all_servers
-from kernlb.showing import services_document
+from kernlb.showing import Marks, service_document
 
 _NO_OVERRIDE = Override()
 
 
-def service_documents(
-    assessment: Assessment,
-    *,
-    table: Table,
-    names: Mapping[Key, Name],
-    counters: Callable[[Key], Counters],
-    response_time: Callable[[tuple[str, str]], float | None],
-    transits: Mapping[ServiceKey, Transit],
-) -> list[dict[str, Any]]:
-    """`table` is what the kernel has, `names` what kernlb calls its keys. Services that are not kernlb's stay out."""
-    configured = {service.name: service for service in assessment.config.services}
-    owned: dict[ServiceKey, str] = {
-        key: name.service
-        for key, name in names.items()
-        if isinstance(key, Endpoint | Fwmark) and name.service in configured
-    }
-    by_name: dict[tuple[ServiceKey, str], ServerKey] = {
-        (key.service, name.server): key for key, name in names.items() if isinstance(key, ServerKey) and name.server
-    }
-    present = {key: value for key, value in table.items() if not isinstance(key, ServerKey) or key.service in owned}
-    counted: dict[Key, Counters] = {key: counters(key) for key in present if isinstance(key, ServerKey)}
-    documents = services_document(present, names=names, owned=frozenset(owned), counters=counted)
-    found = []
-    by_bind = {(name.service, name.bind): key for key, name in names.items() if key in owned}
-    for shown in documents:
-        key = by_bind.get((shown["name"], shown["bind"]))
-        if key is None:
-            continue
-        service = configured[owned[key]]
-        rows = {row["name"]: row for row in shown["servers"]}
-        pool = assessment.pools[service.name]
-        transit = transits.get(key)
-        servers = []
-        for server in all_servers(service):
-            at = by_name.get((key, server.name))
-            if at is None and server.name not in rows and server is not service.sorry_server:
-                continue  # of the other family
-            row = rows.get(server.name) or _absent(server, counters(at) if at else Counters())
-            condition = _condition(assessment, service, server, row, response_time)
-            before = transit.before.get(at, 0) if transit is not None and at is not None else None
-            servers.append(row | condition | {"previous_weight": _weight(service, before)})
-        standing = {"quorum": pool.quorum, "panic": pool.panic, "sorry": pool.sorry}
-        found.append(shown | standing | {"transition": _transition(transit), "servers": servers})
-    return found
+class Places:
+    """Where what is configured is in a Table: the virtual services of each service, and their real servers by name."""
+
+    def __init__(self, names: Mapping[Key, Name]) -> None:
+        self.names = names
+        self.services: dict[str, list[ServiceKey]] = {}
+        self.servers: dict[ServiceKey, dict[str, ServerKey]] = {}
+        for key, name in names.items():
+            if name.check:
+                continue
+            if isinstance(key, Endpoint | Fwmark):
+                self.services.setdefault(name.service, []).append(key)
+            elif isinstance(key, ServerKey) and name.server:
+                self.servers.setdefault(key.service, {})[name.server] = key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What was known at one moment. `table` is what the kernel has; `counters` and `response_time` may be of later."""
+
+    config: Config
+    pools: Mapping[str, Pool]
+    states: Mapping[ServerName, State]
+    overrides: Mapping[ServerName, Override]
+    table: Table
+    places: Places
+    counters: Callable[[Key], Counters]
+    response_time: Callable[[ServerName], float | None]
+    transits: Mapping[ServiceKey, Transit]
+
+
+def service_documents(known: Snapshot, services: Iterable[Service] | None = None) -> Iterator[dict[str, Any]]:
+    """Of all services or of these, one after another; those that are not kernlb's stay out."""
+    marks = Marks(known.table)
+    for service in known.config.services if services is None else services:
+        scale = scale_of(service)
+        for key in known.places.services.get(service.name, ()):
+            virtual = known.table.get(key)
+            if isinstance(virtual, VirtualService):
+                yield _service(known, service, key, virtual, marks, scale)
+
+
+def _service(
+    known: Snapshot, service: Service, key: ServiceKey, virtual: VirtualService, marks: Marks, scale: int
+) -> dict[str, Any]:
+    places, table = known.places, known.table
+    members = places.servers.get(key, {})
+    present = [
+        (at, real, places.names[at], known.counters(at))
+        for at in members.values()
+        if isinstance(real := table.get(at), RealServer)
+    ]
+    shown = service_document(key, virtual, present, name=places.names[key], owned=True, marks=marks)
+    rows = {row["name"]: row for row in shown["servers"]}
+    transit = known.transits.get(key)
+    servers = []
+    for server in all_servers(service):
+        at, row = members.get(server.name), rows.get(server.name)
+        if at is None and server is not service.sorry_server:
+            continue  # of the other family
+        if row is None:
+            row = _absent(server, known.counters(at) if at else Counters())
+        before = transit.before.get(at, 0) if transit is not None and at is not None else None
+        servers.append(
+            row | _condition(known, service, server, row, scale) | {"previous_weight": _units(before, scale)}
+        )
+    pool = known.pools[service.name]
+    standing = {"quorum": pool.quorum, "panic": pool.panic, "sorry": pool.sorry}
+    return shown | standing | {"transition": _transition(transit), "servers": servers}
 
 
 def _transition(transit: Transit | None) -> dict[str, Any] | None:
@@ -69,19 +95,16 @@ def _transition(transit: Transit | None) -> dict[str, Any] | None:
     return {"slots": transit.slots, "of": transit.of, "seconds": round(transit.seconds, 1)}
 
 
-def _weight(service: Service, weight: int | None) -> float | None:
+def _units(weight: int | None, scale: int) -> float | None:
     """A weight of the kernel's in configured units."""
     if weight is None:
         return None
-    units = weight / scale_of(service)
+    units = weight / scale
     return int(units) if units == int(units) else round(units, 2)
 
 
-def condition_of(assessment: Assessment, service: Service, server: Server) -> tuple[str, float | None, str]:
+def _status(server: Server, override: Override, state: State | None) -> tuple[str, float | None, str]:
     """A server's status, since when (seconds since the epoch) and why."""
-    name = (service.name, server.name)
-    override = assessment.overrides.get(name, _NO_OVERRIDE)
-    state = assessment.states.get(name)
     if override.hold is Hold.DRAIN:
         if override.drained:
             return "disabled", override.since, "drained by the operator"
@@ -95,24 +118,18 @@ def condition_of(assessment: Assessment, service: Service, server: Server) -> tu
     return str(state.status), state.since, state.reason
 
 
-def _condition(
-    assessment: Assessment,
-    service: Service,
-    server: Server,
-    row: Mapping[str, Any],
-    response_time: Callable[[tuple[str, str]], float | None],
-) -> dict[str, Any]:
+def _condition(known: Snapshot, service: Service, server: Server, row: Mapping[str, Any], scale: int) -> dict[str, Any]:
     name = (service.name, server.name)
-    override = assessment.overrides.get(name, _NO_OVERRIDE)
-    status, since, reason = condition_of(assessment, service, server)
-    seconds = response_time(name)
+    override = known.overrides.get(name, _NO_OVERRIDE)
+    status, since, reason = _status(server, override, known.states.get(name))
+    seconds = known.response_time(name)
     return {
         "status": status,
         "since": None if since is None else round(since, 3),
         "reason": reason,
         "response_time_ms": None if seconds is None else round(seconds * 1000, 3),
         "configured_weight": server.weight if override.weight is None else override.weight,
-        "effective_weight": _weight(service, row["weight"]),
+        "effective_weight": _units(row["weight"], scale),
         "drain_deadline": override.deadline if status == "draining" else None,
         "drain_connections": live_connections(service.protocol, [_live(row)]) if status == "draining" else None,
     }

@@ -1,12 +1,14 @@
 """Counters that outlive their servers' stay in the kernel: what was counted before a removal is carried. No kernel."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from kernlb.counters import Counters
 from kernlb.model import Key
 
 _TOTALS = ("connections", "packets_in", "packets_out", "bytes_in", "bytes_out")
+_totals = attrgetter(*_TOTALS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,23 +20,31 @@ class Known:
 
 
 class Totals:
-    """`observe` what the kernel counts; `of` a key what there was altogether since this object was made, or since the
-    one was whose `known` it is given."""
+    """Is shown what the kernel counts; says `of` a key what there was altogether since this object was made, or since
+    the one was whose `known` it is given."""
 
     def __init__(self, known: "Known | None" = None) -> None:
         self._carried: dict[Key, Counters] = dict(known.carried) if known else {}
         self._last: dict[Key, Counters] = dict(known.last) if known else {}
 
-    def observe(self, counted: Mapping[Key, Counters]) -> None:
-        """A counter that went back to less began anew; one that is gone stays as it was."""
-        for key, counters in counted.items():
-            last = self._last.get(key)
-            if last is not None and _began_anew(last, counters):
-                self._carried[key] = _sum(self._carried.get(key, Counters()), last)
-            self._last[key] = counters
-        for key, last in self._last.items():
-            if key not in counted:
-                self._last[key] = replace(last, active_connections=0, inactive_connections=0)
+    def observed(self, counted: Mapping[Key, Counters], keys: Iterable[Key]) -> Iterator[None]:
+        """A counter that went back to less began anew; one that is gone stays as it was; all but `keys` are forgotten.
+        Pauses after each key, for those who have something else to do, and takes effect at its end."""
+        carried: dict[Key, Counters] = {}
+        seen: dict[Key, Counters] = {}
+        for key in keys:
+            last, counters = self._last.get(key), counted.get(key)
+            before = self._carried.get(key) if self._carried else None
+            if last is not None and counters is not None and _began_anew(last, counters):
+                before = _sum(before or Counters(), last)
+            if before is not None:
+                carried[key] = before
+            if counters is not None:
+                seen[key] = counters
+            elif last is not None:
+                seen[key] = replace(last, active_connections=0, inactive_connections=0)
+            yield
+        self._carried, self._last = carried, seen
 
     def of(self, key: Key) -> Counters:
         """All None for a key that was never seen."""
@@ -46,17 +56,9 @@ class Totals:
     def known(self) -> "Known":
         return Known(dict(self._carried), dict(self._last))
 
-    def everything(self) -> dict[Key, Counters]:
-        return {key: self.of(key) for key in self._last}
-
-    def keep(self, keys: set[Key]) -> None:
-        """Forget all others: they are configured no more."""
-        self._carried = {key: value for key, value in self._carried.items() if key in keys}
-        self._last = {key: value for key, value in self._last.items() if key in keys}
-
 
 def _began_anew(before: Counters, after: Counters) -> bool:
-    pairs = ((getattr(before, name), getattr(after, name)) for name in _TOTALS)
+    pairs = zip(_totals(before), _totals(after), strict=True)
     return any(old is not None and new is not None and new < old for old, new in pairs)
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,18 +13,22 @@ from tests.checks.hostile import STUBBORN, hostile
 from tests.test_checker import checking, listener, until, watched
 
 
+def unqueued() -> float:
+    """Time in which others had the processor does not count; time in which the turn itself waited does."""
+    return time.monotonic() - queued()
+
+
 @contextmanager
-def measured_turns(loop: asyncio.AbstractEventLoop) -> Iterator[list[float]]:
-    """The longest turn of a loop so far, in seconds: from when it has something to do until it waits again. Time in
-    which others had the processor does not count; time in which the turn itself waited does."""
+def measured_turns(loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = unqueued) -> Iterator[list[float]]:
+    """The longest turn of a loop so far, in seconds: from when it has something to do until it waits again."""
     selector = loop._selector
-    select, longest, began = selector.select, [0.0], (time.monotonic(), queued())
+    select, longest, began = selector.select, [0.0], clock()
 
     def selecting(timeout: float | None = None) -> object:
         nonlocal began
-        longest[0] = max(longest[0], time.monotonic() - began[0] - (queued() - began[1]))
+        longest[0] = max(longest[0], clock() - began)
         found = select(timeout)
-        began = time.monotonic(), queued()
+        began = clock()
         return found
 
     selector.select = selecting

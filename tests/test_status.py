@@ -12,7 +12,7 @@ from kernlb.counters import Counters
 from kernlb.desired import Meaning
 from kernlb.engines import Transit
 from kernlb.model import Endpoint, EngineName, Forwarding, Ruleset, Scheduler, ServerKey
-from kernlb.status import service_documents
+from kernlb.status import Places, Snapshot, service_documents
 
 SERVICE = Service(
     name="web",
@@ -32,14 +32,18 @@ def document(transit: Transit | None) -> dict[str, Any]:
     meaning = Meaning(config, engines={"web": EngineName.XDP}, ruleset=Ruleset(""))
     desired = meaning.desired(assessment.pools)
     (endpoint,) = (key for key in desired.table if isinstance(key, Endpoint))
-    (found,) = service_documents(
-        assessment,
+    known = Snapshot(
+        config=config,
+        pools=assessment.pools,
+        states=assessment.states,
+        overrides=assessment.overrides,
         table=desired.table,
-        names=desired.names,
+        places=Places(desired.names),
         counters=lambda key: Counters(),
         response_time=lambda name: None,
         transits={} if transit is None else {endpoint: transit},
     )
+    (found,) = service_documents(known)
     return found
 
 

@@ -114,14 +114,11 @@ def _again(session: Session, said: dict[str, Any]) -> dict[str, Any]:
     if said["through"] == "kernel":
         with session.writing("drain"):
             return _carry_out(session, name, lambda overrides, _, now: overrides)
-    status = handover.client(session).status()
-    for service in status["services"]:
-        for server in service["servers"]:
-            if (service["name"], server["name"]) == name:
-                if server["status"] == "draining":
-                    return said | {"deadline": server["drain_deadline"], "live": server["drain_connections"]}
-                drained = server["status"] == "disabled"
-                return said | {"drained": drained, "hold": "drain" if drained else None, "live": 0}
+    for server in handover.client(session).standing(*name):
+        if server["status"] == "draining":
+            return said | {"deadline": server["drain_deadline"], "live": server["drain_connections"]}
+        drained = server["status"] == "disabled"
+        return said | {"drained": drained, "hold": "drain" if drained else None, "live": 0}
     raise KernlbError(f"{'/'.join(name)} is configured no more")
 
 

@@ -260,6 +260,7 @@ class Daemon:
         self._worked(work, urgent=urgent)
         if draining and work.counters is not None:
             counters, config = work.counters, assessment.config
+            await self.view.count(counters)
             ended = operator.ended(self.overrides, lambda name: self.view.live(name, config, counters), now=self.now())
             self.order(ended)
         self._schedule(work, bool(operator.under_way(self.overrides)))
@@ -283,8 +284,6 @@ class Daemon:
             telling.operations(self._journal, "write", step.done, step.plan.names)
         self._finishing = bool(step.waiting)
         self._written()
-        if work.counters is not None:
-            self.view.count(work.counters)
         if self._suspects is not None:
             self._suspects.aim(self.view.keys, checked=self.checker.states(), config=self.source.config)
         if self._track is not None:

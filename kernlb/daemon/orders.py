@@ -1,10 +1,11 @@
 """What the control socket may ask of the daemon, and what it answers."""
 
 import asyncio
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from os.path import realpath
 from typing import Any
@@ -15,12 +16,13 @@ from kernlb.daemon import telling
 from kernlb.daemon.daemon import Daemon
 from kernlb.daemon.options import Machine, same_engines
 from kernlb.daemon.probation import Probation
+from kernlb.daemon.unhurried import Shared, unhurried
 from kernlb.errors import KernlbError
 from kernlb.journal import Journal, Level
 from kernlb.pool import ServerName
 from kernlb.showing import operations_document
 from kernlb.source import Source, refuse_loss
-from kernlb.status import service_documents
+from kernlb.status import Snapshot, service_documents
 from kernlb.systemd import Notifier
 from kernlb.threads import beside
 
@@ -40,6 +42,14 @@ class Unread(KernlbError):
     kind = "file"
 
 
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """What `status` says, before it is written in any format."""
+
+    head: Mapping[str, Any]
+    services: list[dict[str, Any]]
+
+
 class Orders:
     def __init__(
         self, daemon: Daemon, *, machine: Machine, journal: Journal, notifier: Notifier, accept_loss: bool
@@ -53,44 +63,28 @@ class Orders:
         self._temporary: str | None = None
         self._one = asyncio.Lock()
         self._probation = Probation()
+        self._documents = Shared(self._looked, version=self._version)
+        self._status = Shared(self._in_json, version=self._version)
+        self._metrics = Shared(self._exposed)
 
     # --- what there is
 
-    async def status(self) -> dict[str, Any]:
-        daemon = self._daemon
-        await daemon.recount()
-        return {
-            "daemon": {
-                "pid": os.getpid(),
-                "since": round(daemon.started, 3),
-                "reconciled": daemon.error is None,
-                "writes": daemon.writes,
-                "drift_repaired": daemon.drift,
-                "file": self._file,
-                "temporary": self._temporary,
-                "checks": telling.checks(daemon.checker.statistics()),
-                "error": error_document(daemon.error) if daemon.error else None,
-                "unwritten": error_document(daemon.unwritten) if daemon.unwritten else None,
-            },
-            "program": asdict(program) if (program := daemon.view.program) else None,
-            "services": service_documents(
-                daemon.assessment,
-                table=daemon.view.table,
-                names=daemon.view.names,
-                counters=daemon.view.totals.of,
-                response_time=daemon.checker.response_time,
-                transits=daemon.view.transits,
-            ),
-        }
+    async def status(self) -> bytes:
+        return await self._status.get()
+
+    async def standing(self, service: str, server: str) -> dict[str, Any]:
+        """What `status` says of one server, in each virtual service that it is in."""
+        self._known(service, server)
+        await self._daemon.recount()
+        (one,) = (each for each in self._daemon.assessment.config.services if each.name == service)
+        found = service_documents(self._snapshot(), [one])
+        return {"services": [each | {"servers": [s for s in each["servers"] if s["name"] == server]} for each in found]}
 
     async def changed(self) -> None:
         await self._daemon.changed()
 
     async def metrics(self) -> bytes:
-        # Loaded when first asked for: most daemons are never scraped through this socket.
-        from kernlb.metrics import exposition
-
-        return exposition(await self.status())
+        return await self._metrics.get()
 
     async def plan(self, *, file: str, format: str | None, content: str) -> dict[str, Any]:
         """What `apply` of this content would do, by the health that is known of its servers."""
@@ -158,6 +152,59 @@ class Orders:
                 return await beside(read)
         except TimeoutError:
             raise Unread(f"the file could not be read within {READING:g} s", where=self._file) from None
+
+    def _version(self) -> object:
+        """Another one where people have reason to look again."""
+        daemon = self._daemon
+        return daemon.view.steps, daemon.overrides, daemon.error, daemon.unwritten, self._temporary
+
+    async def _looked(self) -> Documents:
+        daemon = self._daemon
+        await daemon.recount()
+        head = {
+            "daemon": {
+                "pid": os.getpid(),
+                "since": round(daemon.started, 3),
+                "reconciled": daemon.error is None,
+                "writes": daemon.writes,
+                "drift_repaired": daemon.drift,
+                "file": self._file,
+                "temporary": self._temporary,
+                "checks": telling.checks(daemon.checker.statistics()),
+                "error": error_document(daemon.error) if daemon.error else None,
+                "unwritten": error_document(daemon.unwritten) if daemon.unwritten else None,
+            },
+            "program": asdict(program) if (program := daemon.view.program) else None,
+        }
+        return Documents(head, await unhurried(service_documents(self._snapshot())))
+
+    def _snapshot(self) -> Snapshot:
+        """Nothing in it changes while it is told bit by bit."""
+        assessment, view = self._daemon.assessment, self._daemon.view
+        return Snapshot(
+            config=assessment.config,
+            pools=dict(assessment.pools),
+            states=dict(assessment.states),
+            overrides=assessment.overrides,
+            table=view.table,
+            places=view.places,
+            counters=view.totals.of,
+            response_time=self._daemon.checker.response_time,
+            transits=view.transits,
+        )
+
+    async def _in_json(self) -> bytes:
+        documents = await self._documents.get()
+        head = json.dumps(documents.head, ensure_ascii=False).removesuffix("}")
+        services = await unhurried(json.dumps(each, ensure_ascii=False) for each in documents.services)
+        return f'{head}, "services": [{", ".join(services)}]}}\n'.encode()
+
+    async def _exposed(self) -> bytes:
+        # Loaded when first asked for: most daemons are never scraped.
+        from kernlb.metrics import exposition
+
+        documents = await self._documents.get()
+        return b"".join(await unhurried(exposition(documents.head["daemon"], documents.services)))
 
     def _understood(self, content: str, file: str, format: str | None) -> Source:
         return self._machine.understand(content.encode(errors="surrogateescape"), file, format)
