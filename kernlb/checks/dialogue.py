@@ -124,9 +124,15 @@ class DialogueProber:
 async def judged(talk: Talk, target: Target) -> Verdict:
     """Holds one conversation to its end or to the target's patience."""
     conversation = Conversation(target)
+    loop = asyncio.get_running_loop()
+    end = loop.time() + target.patience
     try:
-        async with asyncio.timeout(target.patience) as limit:
-            return await talk(conversation)
+        async with asyncio.timeout(None) as limit:
+            alarm = loop.call_at(end, _over, limit, end)
+            try:
+                return await talk(conversation)
+            finally:
+                alarm.cancel()
     except Failed as failure:
         return conversation.down(failure.code, failure.reason)
     except TimeoutError:
@@ -146,6 +152,12 @@ async def judged(talk: Talk, target: Target) -> Verdict:
     except Exception as error:
         log.exception("a probe of %s port %s broke", target.address, target.port)
         return Verdict(Outcome.NEUTRAL, Code.INTERNAL, f"{type(error).__name__}: {error}")
+
+
+def _over(limit: asyncio.Timeout, end: float) -> None:
+    """What the loop is late by is given back, a turn at least: the answer may have come in time and wait to be read."""
+    now = asyncio.get_running_loop().time()
+    limit.reschedule(2 * now - end)
 
 
 def _words(error: ssl.SSLError) -> str:

@@ -1,6 +1,11 @@
 """HTTP and HTTPS probes against servers that answer, lie, or never end."""
 
 import asyncio
+import socket
+import ssl
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -164,3 +169,37 @@ def test_the_server_name_is_sent(tmp_path):
     tls.sni_callback = lambda _socket, name, _context: names.append(name)
     judged(saying(OK), behind=tls, tls=TlsOptions(verify=False, server_name="web.example"))
     assert names == ["web.example"]
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_an_answer_that_came_in_time_counts_however_late_the_loop_reads_it(tmp_path, behind):
+    context, authority = certificate(tmp_path)
+    options = TlsOptions(server_name="web.example", ca_file=str(authority)) if behind else None
+
+    async def run() -> Verdict:
+        with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as thread:
+            met = thread.submit(answered, listener, context if behind else None)
+            check = Check(probe=HttpProbe(tls=options), timeout=0.3)
+            asked = asyncio.create_task(verdict(check, listener.getsockname()[1]))
+            while not met.done() and not reached.is_set():
+                await asyncio.sleep(0.001)
+            # What the loop has to do takes longer than the check may last; the answer comes meanwhile.
+            busy.set()
+            met.result()
+            time.sleep(0.5)
+            return await asked
+
+    reached, busy = threading.Event(), threading.Event()
+
+    def answered(listener: socket.socket, tls: ssl.SSLContext | None) -> None:
+        sock, _ = listener.accept()
+        if tls is not None:
+            sock = tls.wrap_socket(sock, server_side=True)
+        with sock:
+            sock.recv(1000)
+            reached.set()
+            busy.wait(10)
+            sock.sendall(OK)
+
+    found = asyncio.run(run())
+    assert (found.outcome, found.text) == (Outcome.UP, "L7OK 200 OK")
