@@ -28,7 +28,7 @@ from kernlb.checks.spec import (
 from kernlb.config.values import AddressBind, Config, MarkBind, OnFailure, Server, Service
 from kernlb.errors import ConfigError
 from kernlb.formats import haproxy, keepalived
-from kernlb.formats.report import Verdict
+from kernlb.formats.report import Line, Verdict
 from kernlb.model import (
     Family,
     Forwarding,
@@ -84,11 +84,86 @@ def test_the_sample_says_what_it_means() -> None:
     assert (dns.protocol, dns.one_packet, dns.flags) == (Protocol.UDP, True, frozenset({SchedulerFlag.PORT}))
     assert [server.check and server.check.probe for server in dns.servers] == [
         DnsProbe(name="example.org", record_type="A"),
-        CommandProbe(argv=("/usr/bin/env", "test", "-e", "/run/a b"), exit=Exit.WEIGHT),
+        CommandProbe(argv=("/usr/bin/env", "test", "-e", "/run/a b"), exit=Exit.WEIGHT, user="root"),
         UdpProbe(payload=b"\1\2", require_reply=True, match=Match(text=b"\3")),
     ]
     assert {server.tunnel for server in mail.servers} == {Tunnel(TunnelKind.GUE, 6080, TunnelChecksum.CHECKSUM)}
     assert [server.check and server.check.probe for server in mail.servers] == [SmtpProbe(helo="lb1"), PingProbe()]
+
+
+def of_server(block: str, *, globals: str = "", users: tuple[str, ...] = ()) -> tuple[Check | None, dict[str, Line]]:
+    """The check that checkers of one real server make, and what became of each line, by its text."""
+    service = f"virtual_server 192.0.2.1 25 {{\nprotocol TCP\nreal_server 10.0.0.1 25 {{\n{block}}}\n}}\n"
+    found = keepalived.read(f"global_defs {{\n{globals}}}\n{service}", file="x", known=users.__contains__)
+    return found.config.services[0].servers[0].check, {line.text: line for line in found.lines}
+
+
+@pytest.mark.parametrize(
+    ("globals", "own", "users", "user"),
+    [
+        ("script_user nobody\n", "", (), "nobody"),
+        ("script_user nobody\n", "", ("keepalived_script",), "nobody"),
+        ("script_user nobody\n", "user daemon\n", (), "daemon"),
+        ("", "", ("keepalived_script",), "keepalived_script"),
+        ("", "", (), None),
+    ],
+)
+def test_a_script_runs_as_the_user_that_keepalived_runs_it_as(
+    globals: str, own: str, users: tuple[str, ...], user: str | None
+) -> None:
+    check, lines = of_server(f"MISC_CHECK {{\nmisc_path /bin/true\n{own}}}\n", globals=globals, users=users)
+    assert check is not None
+    assert check.probe == CommandProbe(argv=("/bin/true",), user=user)
+    assert ("runs as" in lines["misc_path /bin/true"].note) == (not globals and not own)
+
+
+def test_a_group_of_its_own_for_scripts_is_said_to_be_another() -> None:
+    _, lines = of_server("MISC_CHECK {\nmisc_path /bin/true\nuser nobody adm\n}\n", globals="script_user root adm\n")
+    assert {lines[text].verdict for text in ("script_user root adm", "user nobody adm")} == {Verdict.APPROXIMATED}
+
+
+def test_a_mail_check_asks_its_host_and_no_second_one() -> None:
+    first = "host {\nconnect_ip 10.0.0.9\nconnect_port 2525\nconnect_timeout 2\n}\n"
+    check, lines = of_server(f"SMTP_CHECK {{\nhelo_name a\n{first}host {{\nconnect_ip 10.0.0.10\n}}\n}}\n")
+    assert check is not None
+    assert (check.address, check.port, check.timeout) == (IPv4Address("10.0.0.9"), 2525, 2)
+    assert check.probe == SmtpProbe(helo="a")
+    assert lines["connect_ip 10.0.0.9"].verdict is Verdict.EXACT
+    assert lines["connect_ip 10.0.0.10"].verdict is Verdict.DROPPED
+
+
+def test_a_checker_that_means_something_else_here_is_dropped_and_hides_no_other() -> None:
+    unspoken = "FILE_CHECK {\ntrack_file f\nweight 2\n}\nBFD_CHECK {\nname b\n}\n"
+    check, lines = of_server(unspoken)
+    assert check is None
+    assert "adds the number" in lines["track_file f"].note
+    assert {lines[text].verdict for text in ("FILE_CHECK {", "weight 2", "name b")} == {Verdict.DROPPED}
+    check, _ = of_server(f"{unspoken}PING_CHECK {{\n}}\n")
+    assert check is not None
+    assert check.probe == PingProbe()
+
+
+def test_a_second_checker_is_dropped_with_the_word_that_it_counts() -> None:
+    _, lines = of_server("PING_CHECK {\n}\nTCP_CHECK {\nconnect_port 9\n}\n")
+    assert lines["connect_port 9"].verdict is Verdict.DROPPED
+    assert "wants this one too" in lines["connect_port 9"].note
+
+
+def test_what_global_defs_ask_of_keepalived_and_kernlb_does_not_do_is_not_exact() -> None:
+    said = {
+        "smtp_alert": Verdict.DROPPED,
+        "smtp_alert_checker on": Verdict.DROPPED,
+        "smtp_alert_checker off": Verdict.EXACT,
+        "smtp_alert_vrrp on": Verdict.EXACT,
+        "smtp_server 127.0.0.1": Verdict.APPROXIMATED,
+        "notification_email_from a@example.org": Verdict.APPROXIMATED,
+        "lvs_notify_fifo /run/f": Verdict.DROPPED,
+        "enable_script_security": Verdict.APPROXIMATED,
+        "router_id a": Verdict.EXACT,
+        "checker_priority 1": Verdict.EXACT,
+    }
+    _, lines = of_server("", globals="\n".join([*said, ""]))
+    assert {text: lines[text].verdict for text in said} == said
 
 
 def test_vrrp_is_dropped_with_the_companion_to_use() -> None:
@@ -105,6 +180,21 @@ def test_vrrp_is_dropped_with_the_companion_to_use() -> None:
         "notify_down",
     }
     assert "render keepalived.conf" in dropped["vrrp_instance"]
+
+
+def test_a_virtual_server_without_a_protocol_is_of_udp_as_the_real_keepalived_says() -> None:
+    found = keepalived.read("virtual_server 192.0.2.1 53 {\n}\nvirtual_server fwmark 7 {\n}\n", file="x")
+    assert [(each.name, each.protocol) for each in found.config.services] == [
+        ("udp-192.0.2.1-53", Protocol.UDP),
+        ("fwmark-7", Protocol.TCP),
+    ]
+    assert "UDP" in found.lines[0].note
+
+
+@pytest.mark.keepalived
+def test_the_real_keepalived_takes_udp_where_no_protocol_is_said(tmp_path: Path) -> None:
+    text = "virtual_server 192.0.2.1 53 {\nlvs_sched rr\nlvs_method NAT\nreal_server 10.0.0.1 53 {\n}\n}\n"
+    assert "defaulting to UDP" in accepted(text, tmp_path)
 
 
 def test_lines_of_another_config_id_do_not_count() -> None:

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
@@ -11,7 +11,6 @@ from kernlb.checks.spec import (
     CommandProbe,
     DnsProbe,
     Exit,
-    FileProbe,
     HttpProbe,
     Match,
     PingProbe,
@@ -24,7 +23,7 @@ from kernlb.checks.spec import (
     UdpProbe,
 )
 from kernlb.formats.keepalived.syntax import Statement
-from kernlb.formats.report import Ledger, Refused, Remark, approximated, dropped, exact
+from kernlb.formats.report import EXACT, Ledger, Refused, Remark, approximated, dropped, exact
 from kernlb.model import IPAddress
 
 KINDS = frozenset(
@@ -41,8 +40,18 @@ KINDS = frozenset(
         "FILE_CHECK",
     }
 )
+UNSPOKEN = {
+    "BFD_CHECK": dropped("BFD is not spoken: use a ping or tcp check"),
+    "FILE_CHECK": dropped(
+        "keepalived adds the number in the file, times `weight`, to the server's weight; a `file` check of kernlb "
+        "takes it as the weight: write another file, and the check into kernlb's own"
+    ),
+}
+"""Checkers without a check that does the same."""
+_GROUP = approximated("the group is the user's own")
 _RETRIES = {"DNS_CHECK": 3, "MISC_CHECK": 0}
 _DELAYS = {"HTTP_GET": 3.0, "SSL_GET": 3.0}
+_SCRIPTS = "keepalived_script"
 _OK = (StatusRange(first=200, last=299),)
 
 
@@ -56,6 +65,30 @@ class Pace:
     connect_timeout: float = 5.0
     alpha: bool = False
     virtualhost: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Whom scripts run as that name nobody; None: as the daemon does. `remark` says so where the file does not."""
+
+    user: str | None
+    remark: Remark = EXACT
+
+
+def script_account(statements: Iterable[Statement], known: Callable[[str], bool]) -> Account:
+    """Of a whole file: the one its `script_user` names, else keepalived's default where that is a `known` user."""
+    for statement in statements:
+        for inner in statement.body if statement.keyword == "global_defs" else ():
+            if inner.keyword == "script_user" and len(inner.words) > 1:
+                return Account(inner.words[1])
+    if known(_SCRIPTS):
+        return Account(_SCRIPTS, exact(f"runs as {_SCRIPTS}: no `script_user` says otherwise"))
+    return Account(None, exact(f"runs as the daemon does: there is neither a `script_user` nor a user {_SCRIPTS}"))
+
+
+def grouped(statement: Statement) -> Remark:
+    """`script_user NAME [GROUP]`, and `user` likewise."""
+    return _GROUP if len(statement.words) > 2 else EXACT
 
 
 def paced(pace: Pace, statement: Statement) -> tuple[Pace, Remark] | None:
@@ -79,15 +112,12 @@ def paced(pace: Pace, statement: Statement) -> tuple[Pace, Remark] | None:
     return None
 
 
-def checker(statement: Statement, pace: Pace, files: Mapping[str, str], ledger: Ledger) -> Check | None:
-    """The check that a checker's block describes; None where kernlb has none such."""
+def checker(statement: Statement, pace: Pace, account: Account, ledger: Ledger) -> Check:
+    """The check that a checker's block describes: any but those UNSPOKEN."""
     kind = statement.keyword
-    if kind == "BFD_CHECK":
-        ledger.say(statement.line, dropped("BFD is not spoken: use a ping or tcp check"))
-        return None
     common = Check()
     rest: list[Statement] = []
-    for inner in statement.body:
+    for inner in _flat(kind, statement.body, ledger):
         try:
             if found := paced(pace, inner):
                 pace, remark = found
@@ -98,7 +128,7 @@ def checker(statement: Statement, pace: Pace, files: Mapping[str, str], ledger: 
                 rest.append(inner)
         except Refused as refused:
             ledger.refuse(inner.line, refused, path=kind)
-    probe, timeout = _probe(kind, rest, pace, files, ledger)
+    probe, timeout = _probe(kind, rest, pace, account, ledger)
     retry = _RETRIES.get(kind, 1) if pace.retry is None else pace.retry
     delay = _DELAYS.get(kind, 1.0) if pace.delay_before_retry is None else pace.delay_before_retry
     if kind == "DNS_CHECK" and pace.delay_before_retry is None:
@@ -113,6 +143,19 @@ def checker(statement: Statement, pace: Pace, files: Mapping[str, str], ledger: 
         fast_interval=None if delay == pace.delay_loop else delay,
         start=Start.DOWN if pace.alpha else Start.LAST,
     )
+
+
+def _flat(kind: str, body: list[Statement], ledger: Ledger) -> Iterator[Statement]:
+    """The statements of a checker, with those of the first `host` block of SMTP_CHECK among them."""
+    hosts = [inner for inner in body if inner.keyword == "host" and kind == "SMTP_CHECK"]
+    for inner in body:
+        if inner not in hosts:
+            yield inner
+        elif inner is hosts[0]:
+            yield from inner.body
+        else:
+            for deeper in inner.all():
+                ledger.say(deeper.line, dropped("one target makes a check here: keepalived asks this one too"))
 
 
 def number(statement: Statement, *, lowest: int = 0, highest: int, at: int = 1) -> int:
@@ -167,7 +210,7 @@ def _common(check: Check, statement: Statement, ledger: Ledger) -> Check | None:
 
 
 def _probe(
-    kind: str, rest: list[Statement], pace: Pace, files: Mapping[str, str], ledger: Ledger
+    kind: str, rest: list[Statement], pace: Pace, account: Account, ledger: Ledger
 ) -> tuple[Probe, float | None]:
     words: dict[str, Statement] = {}
     urls: list[Statement] = []
@@ -190,13 +233,11 @@ def _probe(
                 record = words["type"].argument().upper() if "type" in words else "SOA"
                 return DnsProbe(name=name, record_type=record), None
             case "MISC_CHECK":
-                return _command(words)
+                return _command(words, account, ledger)
             case "PING_CHECK":
                 return PingProbe(), None
             case "UDP_CHECK":
                 return _udp(words, ledger), None
-            case "FILE_CHECK":
-                return _file(words, files, ledger), None
     except Refused as refused:
         ledger.refuse(rest[0].line if rest else 1, refused, path=kind)
     return TcpProbe(), None
@@ -205,11 +246,10 @@ def _probe(
 _WORDS: dict[str, frozenset[str]] = {
     "HTTP_GET": frozenset({"url", "http_protocol", "fast_recovery"}),
     "SSL_GET": frozenset({"url", "http_protocol", "fast_recovery", "enable_sni"}),
-    "SMTP_CHECK": frozenset({"helo_name", "host"}),
+    "SMTP_CHECK": frozenset({"helo_name"}),
     "DNS_CHECK": frozenset({"type", "name"}),
     "MISC_CHECK": frozenset({"misc_path", "misc_timeout", "misc_dynamic", "user"}),
     "UDP_CHECK": frozenset({"payload", "require_reply", "min_reply_length", "max_reply_length"}),
-    "FILE_CHECK": frozenset({"track_file", "dynamic", "weight"}),
 }
 
 
@@ -218,7 +258,12 @@ def _http(kind: str, words: Mapping[str, Statement], urls: list[Statement], pace
         raise Refused(f"{kind} expects a url block")
     for further in urls[1:]:
         for statement in further.all():
-            ledger.say(statement.line, dropped("one request makes a check here: use a `command` check for more"))
+            ledger.say(
+                statement.line,
+                dropped(
+                    "one request makes a check here, and keepalived wants this one too: a `command` check can ask both"
+                ),
+            )
     for keyword in ("http_protocol", "fast_recovery"):
         if keyword in words:
             ledger.say(words[keyword].line, approximated("one HTTP/1.1 request a check"))
@@ -265,7 +310,7 @@ def _regex(pattern: str) -> str:
     return pattern
 
 
-def _command(words: Mapping[str, Statement]) -> tuple[Probe, float | None]:
+def _command(words: Mapping[str, Statement], account: Account, ledger: Ledger) -> tuple[Probe, float | None]:
     if "misc_path" not in words:
         raise Refused("MISC_CHECK expects misc_path")
     try:
@@ -274,10 +319,15 @@ def _command(words: Mapping[str, Statement]) -> tuple[Probe, float | None]:
         raise Refused(f"cannot read misc_path: {error}") from None
     if not argv:
         raise Refused("misc_path names no program")
+    said = words.get("user")
+    if said is None:
+        ledger.say(words["misc_path"].line, account.remark)
+    else:
+        ledger.say(said.line, grouped(said))
     probe = CommandProbe(
         argv=argv,
         exit=Exit.WEIGHT if "misc_dynamic" in words else Exit.STATUS,
-        user=words["user"].argument() if "user" in words else None,
+        user=account.user if said is None else said.argument(),
     )
     return probe, _seconds(words["misc_timeout"]) if "misc_timeout" in words else None
 
@@ -302,13 +352,3 @@ def _hex(words: list[str]) -> bytes:
         return bytes(int(pair, 16) for pair in pairs)
     except ValueError:
         raise Refused(f"{' '.join(words)!r} is not hexadecimal") from None
-
-
-def _file(words: Mapping[str, Statement], files: Mapping[str, str], ledger: Ledger) -> FileProbe:
-    if "track_file" not in words:
-        raise Refused("FILE_CHECK expects track_file")
-    name = words["track_file"].argument()
-    if name not in files:
-        raise Refused(f"there is no track_file {name!r}")
-    ledger.say(words["track_file"].line, approximated("the file holds a weight, or what an agent may say"))
-    return FileProbe(path=files[name])

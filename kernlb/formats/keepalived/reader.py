@@ -1,12 +1,24 @@
 """The virtual servers of a keepalived.conf as a Config. What belongs to VRRP stays with keepalived, and is so named."""
 
-from collections.abc import Iterator, Mapping
+import pwd
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from types import MappingProxyType
 
 from kernlb.config.values import AddressBind, Bind, Config, MarkBind, OnFailure, Server, Service
 from kernlb.formats.ipvsadm import service_name
-from kernlb.formats.keepalived.checkers import KINDS, Pace, address, checker, flag, number, paced
+from kernlb.formats.keepalived.checkers import (
+    KINDS,
+    UNSPOKEN,
+    Account,
+    Pace,
+    address,
+    checker,
+    flag,
+    grouped,
+    number,
+    paced,
+    script_account,
+)
 from kernlb.formats.keepalived.places import Method, addresses_in, method_of, prefix_of
 from kernlb.formats.keepalived.syntax import Statement, parse
 from kernlb.formats.report import EXACT, Imported, Ledger, Refused, Remark, approximated, dropped, exact
@@ -33,6 +45,20 @@ _ROOTS: dict[str, Remark] = {
 _ROOT_PREFIXES = ("vrrp_", "static_", "track_", "bfd_", "garp_", "include", "linkbeat", "process_", "instance")
 _NOTIFY = dropped("no script is run: watch the journal, the metrics or `kernlb status --json`")
 _MAIL = dropped("no mail is sent: watch the journal or the metrics")
+_FURTHER = dropped("one check a server here, and keepalived wants this one too: a `command` check can ask both")
+_ITSELF = exact("about keepalived itself")
+_GLOBAL: dict[str, Remark] = {
+    "smtp_alert_vrrp": _ITSELF,
+    "smtp_alert": _MAIL,
+    "notification_email_from": approximated("no mail is sent"),
+    "notification_email": _MAIL,
+    "smtp_": approximated("no mail is sent"),
+    "lvs_notify_fifo": _NOTIFY,
+    "notify_fifo": _NOTIFY,
+    "lvs_flush": approximated("what is not kernlb's is left alone, and traffic flows on when the daemon ends"),
+    "enable_script_security": approximated("a script that others may write to is run all the same: see to its rights"),
+}
+"""What global_defs say, by how it begins; the first that fits."""
 _FLAGS = {
     "sh-fallback": SchedulerFlag.FALLBACK,
     "mh-fallback": SchedulerFlag.FALLBACK,
@@ -44,26 +70,29 @@ _FLAGS = {
 }
 
 
-def read(text: str, *, file: str, config_id: str = "") -> Imported:
-    """Raises ConfigError with every mistake. `config_id` chooses the lines that begin with @."""
+def _is_user(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def read(text: str, *, file: str, config_id: str = "", known: Callable[[str], bool] = _is_user) -> Imported:
+    """Raises ConfigError with every mistake. `config_id` chooses the lines that begin with @; `known` tells whether
+    there is a user of that name."""
     ledger = Ledger()
-    return ledger.imported(file, _Reader(ledger).config(parse(text, ledger, config_id=config_id)))
+    return ledger.imported(file, _Reader(ledger).config(parse(text, ledger, config_id=config_id), known))
 
 
 class _Reader:
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self.groups: dict[str, tuple[Bind, ...]] = {}
-        self.files: Mapping[str, str] = MappingProxyType({})
+        self.account = Account(None)
 
-    def config(self, statements: list[Statement]) -> Config:
-        self.files = {
-            statement.words[1]: inner.argument()
-            for statement in statements
-            if statement.keyword in ("track_file", "vrrp_track_file") and len(statement.words) > 1
-            for inner in statement.body
-            if inner.keyword == "file" and len(inner.words) > 1
-        }
+    def config(self, statements: list[Statement], known: Callable[[str], bool]) -> Config:
+        self.account = script_account(statements, known)
         timers: Timers | None = None
         services: list[Service] = []
         for statement in statements:
@@ -105,12 +134,11 @@ class _Reader:
                     timers = Timers(known["tcp"], known["tcpfin"], known["udp"])
                 case ["lvs_sync_daemon", *_]:
                     self.ledger.say(inner.line, dropped("name the daemons under `[sync]` of kernlb's own file"))
-                case ["smtp_alert" | "notification_email", *_]:
+                case ["script_user", *_]:
+                    self.ledger.say(inner.line, grouped(inner))
+                case [word, *_]:
                     for deeper in inner.all():
-                        self.ledger.say(deeper.line, _MAIL)
-                case _:
-                    for deeper in inner.all():
-                        self.ledger.say(deeper.line, exact("about keepalived itself"))
+                        self.ledger.say(deeper.line, _about_itself(word, off=_is_off(inner)))
         return timers
 
     # --- addresses
@@ -146,7 +174,12 @@ class _Reader:
 
     def _service(self, statement: Statement) -> Service:
         binds = self._binds(statement)
-        service = Service(name=_name(statement, binds), binds=binds, scheduler=Scheduler.WLC)
+        protocol = _protocol(statement, binds)
+        if protocol is Protocol.UDP and not any(inner.keyword == "protocol" for inner in statement.body):
+            self.ledger.say(statement.line, exact("UDP, which keepalived takes where no `protocol` says otherwise"))
+        service = Service(
+            name=_name(statement, binds, protocol), binds=binds, protocol=protocol, scheduler=Scheduler.WLC
+        )
         pace, forwarding = Pace(), Method()
         # What the virtual server says holds for real servers that stand before it, too.
         later: list[Statement] = []
@@ -281,11 +314,21 @@ class _Reader:
                     self._said(inner)
             except Refused as refused:
                 self._refuse(inner, refused)
-        for extra in checkers[1:]:
+        spoken = [each for each in checkers if each.keyword not in UNSPOKEN]
+        for extra in (*spoken[1:], *(each for each in checkers if each.keyword in UNSPOKEN)):
             for deeper in extra.all():
-                self.ledger.say(deeper.line, dropped("one check a server: a `command` check can ask several things"))
-        check = checker(checkers[0], pace, self.files, self.ledger) if checkers else None
+                self.ledger.say(deeper.line, UNSPOKEN.get(extra.keyword, _FURTHER))
+        check = checker(spoken[0], pace, self.account, self.ledger) if spoken else None
         return replace(server, check=check, forwarding=method.forwarding, tunnel=method.tunnel), quiesce
+
+
+def _about_itself(word: str, *, off: bool) -> Remark:
+    fits = (remark for begin, remark in _GLOBAL.items() if word.startswith(begin))
+    return _ITSELF if off else next(fits, _ITSELF)
+
+
+def _is_off(statement: Statement) -> bool:
+    return [word.lower() for word in statement.words[1:]] in (["off"], ["no"], ["false"])
 
 
 def _persistence(service: Service) -> Persistence:
@@ -300,18 +343,22 @@ def _mark_family(statement: Statement) -> Family:
     return Family.IPV6 if six else Family.IPV4
 
 
-def _name(statement: Statement, binds: tuple[Bind, ...]) -> str:
+def _protocol(statement: Statement, binds: tuple[Bind, ...]) -> Protocol:
+    """A word that is none is refused where it stands. A mark alone says nothing of protocols."""
+    said = [inner.words[1].lower() for inner in statement.body if inner.keyword == "protocol" and inner.words[1:]]
+    if said:
+        return Protocol(said[-1]) if said[-1] in set(Protocol) else Protocol.TCP
+    return Protocol.UDP if any(isinstance(bind, AddressBind) for bind in binds) else Protocol.TCP
+
+
+def _name(statement: Statement, binds: tuple[Bind, ...], protocol: Protocol) -> str:
     if statement.words[1:2] == ["group"]:
         return statement.words[2]
     match binds[0]:
         case MarkBind(family=family, mark=mark):
             return service_name(Fwmark(family, mark))
         case AddressBind(address=host, first=port):
-            protocol = next(
-                (s.words[1].lower() for s in statement.body if s.words[0] == "protocol" and s.words[1:]), "tcp"
-            )
-            known = Protocol(protocol) if protocol in set(Protocol) else Protocol.TCP
-            return service_name(Endpoint(EngineName.IPVS, known, host, port))
+            return service_name(Endpoint(EngineName.IPVS, protocol, host, port))
 
 
 def _distinct(services: list[Service]) -> Iterator[Service]:
