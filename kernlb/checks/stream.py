@@ -99,7 +99,7 @@ def _name(conversation: Conversation, options: TlsOptions) -> str:
 
 @lru_cache(maxsize=256)
 def context_of(options: TlsOptions) -> ssl.SSLContext:
-    """Raises OSError where the authorities' file cannot be read."""
+    """Raises OSError where the authorities' file cannot be read. Reads it once, until `forget_authorities`."""
     if options.verify:
         context = ssl.create_default_context(cafile=options.ca_file)
     else:
@@ -109,6 +109,11 @@ def context_of(options: TlsOptions) -> ssl.SSLContext:
     if options.alpn:
         context.set_alpn_protocols(list(options.alpn))
     return context
+
+
+def forget_authorities() -> None:
+    """What was read of their files: they may have been renewed."""
+    context_of.cache_clear()
 
 
 def _inspect(writer: asyncio.StreamWriter, options: TlsOptions) -> None:

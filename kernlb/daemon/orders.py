@@ -11,6 +11,7 @@ from os.path import realpath
 from typing import Any
 
 from kernlb import operator
+from kernlb.checks.stream import forget_authorities
 from kernlb.control import error_document
 from kernlb.daemon import telling
 from kernlb.daemon.daemon import Daemon
@@ -239,6 +240,7 @@ class Orders:
                 source = await self._read(read)
                 if not self._accept_loss:
                     refuse_loss(source)
+                forget_authorities()
                 work = await self._daemon.swap(source)
             except KernlbError as error:
                 self._journal.say(

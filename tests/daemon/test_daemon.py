@@ -9,6 +9,7 @@ import pytest
 from kernlb.errors import ConfigError, KernelError, KernlbError
 from kernlb.model import ServerKey
 from kernlb.plan import Operation
+from tests.checks.servers import certificate, serving, silent
 from tests.daemon.world import Server, World, service, until
 
 
@@ -75,6 +76,25 @@ def test_a_reload_takes_the_new_file_and_keeps_health(world: World) -> None:
             # The dead one stays out: its health was kept.
             assert world.weights() == {one.address: 1, three.address: 1}
             assert not (await world.ask("POST", "/reload"))["changed"]
+
+    play(scene)
+
+
+def test_a_reload_reads_renewed_authorities(world: World, tmp_path: Path) -> None:
+    async def scene() -> None:
+        (tmp_path / "old").mkdir()
+        (tmp_path / "new").mkdir()
+        _, authorities = certificate(tmp_path / "old")
+        context, renewed = certificate(tmp_path / "new")
+        async with serving(silent(), tls=context) as port:
+            check = f'check = {{ type = "tls", interval = "50ms", rise = 1, tls = {{ ca_file = "{authorities}" }} }}\n'
+            servers = f'[service.web.servers]\none = "127.0.0.1:{port}"\n'
+            text = f'[service.web]\nbind = ["192.0.2.1:443"]\nforwarding = "fullnat"\n{check}{servers}'
+            async with world.running(text):
+                await until(lambda: world.weights() == {})
+                authorities.write_bytes(renewed.read_bytes())
+                await world.ask("POST", "/reload")
+                await until(lambda: world.weights() == {"127.0.0.1": 1})
 
     play(scene)
 
