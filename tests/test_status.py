@@ -57,8 +57,9 @@ def _servers() -> list[tuple[str, ServerKey]]:
     return [(server.name, ServerKey(endpoint, server.address, server.port)) for server in SERVICE.servers]
 
 
-def text(service: dict[str, Any]) -> str:
-    daemon = {"pid": 1, "file": "f", "since": 0.0, "temporary": None, "error": None}
+def text(service: dict[str, Any], *, asked: int = 3, probed: int = 3) -> str:
+    checks = {"asked": asked, "probed": probed, "saved": asked - probed}
+    daemon = {"pid": 1, "file": "f", "since": 0.0, "temporary": None, "error": None, "checks": checks}
     console = Console(width=160)
     with console.capture() as captured:
         console.print(*renderables({"daemon": daemon, "program": None, "services": [service]}))
@@ -70,6 +71,11 @@ def test_what_is_settled_says_nothing_of_a_transition() -> None:
     assert service["transition"] is None
     assert {server["previous_weight"] for server in service["servers"]} == {None}
     assert "transition" not in text(service)
+
+
+def test_people_see_the_probes_that_sharing_saves() -> None:
+    assert "2 targets are probed for 3 checks: sharing saves 1" in text(document(None), probed=2)
+    assert "sharing" not in text(document(None))
 
 
 def test_a_service_in_transition_says_how_much_how_long_and_by_which_weights() -> None:

@@ -86,6 +86,9 @@ def _daemon(daemon: dict[str, Any]) -> str:
         lines.append(f"[red]the kernel is not as wanted: {daemon['error']['message']}[/]")
     if daemon.get("unwritten"):
         lines.append(f"[red]a reboot will forget orders: {daemon['unwritten']['message']}[/]")
+    if (checks := daemon["checks"])["saved"]:
+        said = f"{checks['probed']} targets are probed for {checks['asked']} checks"
+        lines.append(f"{said}: sharing saves {checks['saved']}")
     return "\n".join(lines)
 
 
