@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import signal
+import sys
 import time
 from contextlib import AsyncExitStack, suppress
 
@@ -19,11 +20,15 @@ from kernlb.reconciler import Reconciler
 from kernlb.source import Source
 from kernlb.systemd import Notifier
 
+SWITCH = 0.0005
+"""Seconds that a thread which computes may keep the interpreter from the loop, at each of the loop's system calls."""
+
 
 def run(
     source: Source, *, reconciler: Reconciler, signs: Signs, machine: Machine, places: Places, options: Options
 ) -> None:
     """Until SIGTERM or SIGINT. The caller holds the lock."""
+    sys.setswitchinterval(SWITCH)
     asyncio.run(_run(source, reconciler=reconciler, signs=signs, machine=machine, places=places, options=options))
 
 
