@@ -2,7 +2,8 @@
 
 The whole daemon with 1,000 targets every 2 s, alone and then among headers without end, bodies of 1 GB, garbage for
 TLS, answers in endless pieces, an expression that explodes, commands that fork and ignore SIGTERM, agents that send
-without end, and clients of the control socket that never finish a request. Lateness is read off the wire.
+without end, and clients of the control socket: some never finish a request, one asks for all there is once a second.
+Lateness is read off the wire.
 """
 
 import json
@@ -10,7 +11,9 @@ import shutil
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
@@ -83,7 +86,9 @@ def _measured(name: str) -> tuple[list[float], int]:
         watcher = stack.enter_context(peer.running(farm.targets))
         watcher.sleep(WARM_UP)
         if ports:
-            stack.enter_context(half_asked(scratch / "run" / namespace / "control.sock"))
+            control = scratch / "run" / namespace / "control.sock"
+            stack.enter_context(half_asked(control))
+            stack.enter_context(asking(control))
         with Lateness(farm.sample) as lateness:
             watcher.sleep(MEASURED)
         down = {each for each in watcher.down if not each.startswith("target")}
@@ -115,6 +120,29 @@ def half_asked(path: Path) -> Iterator[None]:
             client.connect(str(path))
             client.send(b"POST /reload HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n{"[: 12 + 4 * number])
         yield
+
+
+@contextmanager
+def asking(path: Path) -> Iterator[None]:
+    """A client that asks for the status and for the metrics once a second."""
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.wait(1.0):
+            for what in ("status", "metrics"):
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.connect(str(path))
+                    client.sendall(f"GET /{what} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                    while client.recv(1 << 20):
+                        pass
+
+    with ThreadPoolExecutor(1) as thread:
+        asked = thread.submit(ask)
+        try:
+            yield
+        finally:
+            over.set()
+            asked.result()
 
 
 def _commands() -> Iterator[bytes]:

@@ -223,6 +223,22 @@ def test_status_in_a_pipe_is_one_document_a_change(world: World) -> None:
     play(scene)
 
 
+def test_a_drain_through_the_daemon_is_waited_for_to_its_end(world: World) -> None:
+    async def scene() -> None:
+        one, two = Server(), Server()
+        await one.live()
+        await two.live()
+        async with running(world, service(one, two)) as places:
+            draining = await kernlb(places, "drain", "web", "s1", "--deadline", "2s", "--json")
+            await until(lambda: world.weights() == {one.address: 0, two.address: 1})
+            said, _ = await asyncio.wait_for(draining.communicate(), PATIENCE)
+            assert draining.returncode == 0
+            assert json.loads(said)["drained"] is True
+            assert world.weights() == {two.address: 1}
+
+    play(scene)
+
+
 def test_top_shows_rates_by_name_and_ends_when_told(world: World) -> None:
     async def scene() -> None:
         server = Server()
