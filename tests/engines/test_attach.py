@@ -81,10 +81,11 @@ def test_an_interface_that_refuses_native_xdp_is_served_at_tc_and_says_why(place
         ip(f"link set {name} mtu 9000")
     xdp = Xdp(place, wish=Wish(), sizes=SMALL, slots=SLOTS, virtual=True)
     converge(xdp, {vip(1): HASHED, real(vip(1), 1): DIRECT})
-    assert set(xdp.hooks().values()) == {Hook.TCX}
+    (hook,) = xdp.hooks().values()
+    assert hook is not Hook.XDP
     told = xdp.loaded()
     assert told is not None
-    assert told.attached == (f"front at tcx, as it refused native XDP: {os.strerror(34)}",)
+    assert told.attached == (f"front at {hook}, as it refused native XDP: {os.strerror(34)}",)
     with Dataplane.pinned(place) as plane:
         assert set(plane.programs) == {"balancer_tc", "balancer_explain"}
         server = abi.Server.unpack(plane.maps["servers"][abi.index(1)])
