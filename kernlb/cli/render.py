@@ -65,7 +65,12 @@ def _neighbour(text: str) -> Neighbour:
 @click.option("--program", metavar="PATH", help="Units: the program they start.")
 @click.option("--interface", metavar="NAME", help="keepalived.conf: where VRRP speaks and the VIPs live.")
 @click.option("--virtual-router", type=click.IntRange(1, 255), help="keepalived.conf: VRRP's number.  [default: 51]")
-@click.option("--priority", type=click.IntRange(1, 254), help="keepalived.conf: of this director.  [default: 100]")
+@click.option(
+    "--priority",
+    type=click.IntRange(1, 254),
+    help="keepalived.conf: of this director. The same on both: a director that returns takes nothing back. Less than 20"
+    " apart: the higher one does. More: quorum moves nothing.  [default: 100]",
+)
 @click.option(
     "--floating",
     multiple=True,
