@@ -1,0 +1,77 @@
+"""The shipped units beside the programs they are ordered with: a Debian 12 booted in namespaces of this machine.
+
+director: front 192.0.2.1, where VRRP speaks and the service's only server does not answer
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.ansible import archive
+from tests.ansible.machine import Booted, all_run, booted
+from tests.system.director import until
+from tests.system.network import ip, namespaces
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.netns,
+    pytest.mark.bpf,
+    pytest.mark.clang,
+    pytest.mark.mmdebstrap,
+    pytest.mark.timeout(600),
+]
+
+UNITS = ("kernlb-apply.service", "kernlb.service", "keepalived.service")
+CONFIGURATION = """
+[engine]
+default = "xdp"
+interfaces = ["front"]
+
+[service.web]
+bind = "203.0.113.10:80"
+forwarding = "direct"
+check = { type = "tcp", interval = "300ms", timeout = "200ms", fall = 1 }
+servers = { s1 = "192.0.2.99:80" }
+"""
+
+
+@pytest.fixture(scope="module")
+def director(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
+    given = tmp_path_factory.mktemp("boot")
+    archive.debian_packages(given / "debian", ["keepalived"])
+    (given / "kernlb.deb").write_bytes(package.read_bytes())
+    with namespaces("director") as (namespace,):
+        ip(namespace, "link add front type veth peer name back\naddr add 192.0.2.1/24 dev front\n")
+        ip(namespace, "link set front up\nlink set back up\n")
+        with booted(namespace, "director", given) as machine:
+            all_run([machine])
+            machine.run("dpkg", "--install", "/given/kernlb.deb")
+            machine.run("sh", "-c", "rm /etc/apt/sources.list && cat >/etc/apt/sources.list.d/debian.sources <<'END'\n"
+                        f"{archive.source('/given/debian')}END")  # fmt: skip
+            machine.run("apt-get", "update")
+            machine.run("apt-get", "install", "--yes", "keepalived")
+            yield machine
+
+
+def written(machine: Booted, path: str, text: str) -> None:
+    machine.run("sh", "-c", f"cat >{path} <<'END'\n{text}END")
+
+
+def test_keepalived_starts_when_the_services_are_there_and_heeds_what_kernlb_says(director: Booted) -> None:
+    director.run("systemctl", "stop", *UNITS)
+    director.run("rm", "-rf", "/run/kernlb")
+    written(director, "/etc/kernlb/kernlb.toml", CONFIGURATION)
+    director.run("sh", "-c", "kernlb render keepalived.conf --interface front >/etc/keepalived/keepalived.conf")
+    # As at boot: what is enabled and does not run starts in one transaction.
+    director.run("systemctl", "start", "multi-user.target")
+    until(lambda: director.run("cat", "/run/kernlb/default/track", check=False) == "-1\n", patience=60)
+    until(lambda: priority(director) == 80, patience=30)
+
+
+def priority(director: Booted) -> int:
+    """The one that keepalived goes by just now."""
+    told = "/tmp/keepalived.data"
+    director.run("sh", "-c", f"rm -f {told}; kill -USR1 $(cat /run/keepalived.pid)")
+    until(lambda: "Effective priority" in director.run("cat", told, check=False))
+    return int(director.run("sed", "-n", "s/^ *Effective priority = //p", told))
