@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from kernlb.config import load
+from kernlb.render import Options, Template, render
 from tests.ansible import archive
 from tests.ansible.machine import Booted, all_run, booted
 from tests.system.director import until
@@ -33,6 +35,12 @@ bind = "203.0.113.10:80"
 forwarding = "direct"
 check = { type = "tcp", interval = "300ms", timeout = "200ms", fall = 1 }
 servers = { s1 = "192.0.2.99:80" }
+"""
+TUNNELS = """
+[service.web]
+bind = ["203.0.113.10:80", "[2001:db8::10]:80"]
+forwarding = "tunnel"
+servers = { s1 = "10.0.0.1:80" }
 """
 
 
@@ -75,3 +83,24 @@ def priority(director: Booted) -> int:
     director.run("sh", "-c", f"rm -f {told}; kill -USR1 $(cat /run/keepalived.pid)")
     until(lambda: "Effective priority" in director.run("cat", told, check=False))
     return int(director.run("sed", "-n", "s/^ *Effective priority = //p", told))
+
+
+def test_a_real_server_whose_set_up_failed_half_way_can_be_taken_back(director: Booted) -> None:
+    config = load(TUNNELS, "kernlb.toml")
+    script = render(Template.REAL_SERVER, config, Options()).replace("raise tunl0", "raise nowhere0")
+    written(
+        director, "/usr/local/sbin/kernlb-realserver", script.replace("load ipip", "true").replace("load sit", "true")
+    )
+    director.run("chmod", "755", "/usr/local/sbin/kernlb-realserver")
+    written(
+        director,
+        "/etc/systemd/system/kernlb-realserver.service",
+        render(Template.REAL_SERVER_SERVICE, config, Options()),
+    )
+    director.run("systemctl", "daemon-reload")
+    director.run("systemctl", "start", "kernlb-realserver.service", check=False)
+    assert director.run("systemctl", "is-failed", "kernlb-realserver.service") == "failed\n"
+    addresses = ("ip", "-brief", "address", "show", "dev", "lo")
+    assert "203.0.113.10/32" in director.run(*addresses)
+    director.run("/usr/local/sbin/kernlb-realserver", "--undo")
+    assert "203.0.113.10" not in director.run(*addresses)
