@@ -3,6 +3,7 @@
 director: front 192.0.2.1, where VRRP speaks and the service's only server does not answer
 """
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +84,19 @@ def priority(director: Booted) -> int:
     director.run("sh", "-c", f"rm -f {told}; kill -USR1 $(cat /run/keepalived.pid)")
     until(lambda: "Effective priority" in director.run("cat", told, check=False))
     return int(director.run("sed", "-n", "s/^ *Effective priority = //p", told))
+
+
+def test_a_mistake_in_the_file_costs_little_until_it_is_mended(director: Booted) -> None:
+    def restarts() -> int:
+        return int(director.run("systemctl", "show", "--property=NRestarts", "--value", "kernlb.service"))
+
+    written(director, "/etc/kernlb/kernlb.toml", CONFIGURATION.replace("bind =", "bin ="))
+    begun = time.monotonic()
+    director.run("systemctl", "restart", "kernlb.service", check=False)
+    until(lambda: restarts() == 2, patience=60)
+    assert time.monotonic() - begun > 2 * 5
+    written(director, "/etc/kernlb/kernlb.toml", CONFIGURATION)
+    until(lambda: director.run("systemctl", "is-active", "kernlb.service", check=False) == "active\n", patience=60)
 
 
 def test_a_real_server_whose_set_up_failed_half_way_can_be_taken_back(director: Booted) -> None:
