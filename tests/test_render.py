@@ -332,6 +332,8 @@ def test_the_command_line_renders_every_template(template: Template, tmp_path: P
     file = tmp_path / "kernlb.toml"
     file.write_text(MANAGED if template in (Template.BIRD, Template.FRR) else SERVERS)
     arguments = {
+        Template.SERVICE: ["--program", "/opt/kernlb/bin/kernlb"],
+        Template.APPLY_SERVICE: ["--program", "/opt/kernlb/bin/kernlb"],
         Template.KEEPALIVED: ["--interface", "eth0", "--floating", "10.0.0.254/24@eth1", "--priority", "90"],
         Template.BIRD: ["--local-as", "64512", "--neighbour", "192.0.2.1@64513"],
         Template.FRR: ["--local-as", "64512", "--neighbor", "2001:db8::1@64513"],
@@ -339,6 +341,24 @@ def test_the_command_line_renders_every_template(template: Template, tmp_path: P
     done = verb(str(template), str(file), *arguments)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("\n")
+
+
+@pytest.mark.parametrize("template", [*UNITS, Template.REAL_SERVER_SERVICE])
+def test_no_unit_is_rendered_for_what_it_would_not_see(template: Template, tmp_path: Path) -> None:
+    file = tmp_path / "kernlb.toml"
+    file.write_text(SERVERS)
+    link = tmp_path / "kernlb"
+    link.symlink_to("/root/.local/bin/kernlb")
+    programs = ("/root/.local/bin/kernlb", "/home/me/venv/bin/kernlb", "/run/user/0/kernlb", str(link))
+    hidden = [[str(file), "--program", program] for program in programs]
+    if template in UNITS:
+        hidden.append(["/home/me/kernlb.toml", "--program", "/opt/kernlb/bin/kernlb"])
+    for arguments in hidden:
+        done = verb(str(template), *arguments)
+        assert done.returncode == 1, arguments
+        assert "ProtectHome" in done.stderr
+        assert done.stdout == ""
+    assert verb(str(template), str(file), "--program", "/opt/kernlb/bin/kernlb").returncode == 0
 
 
 def test_an_option_that_a_template_does_not_heed_is_wrong_usage(tmp_path: Path) -> None:

@@ -17,10 +17,12 @@ from kernlb.cli.session import Session
 from kernlb.config.values import Config
 from kernlb.places import CONFIGURATION, Places
 from kernlb.render import TAKES, Options, Template, render
-from kernlb.render.options import Floating, Neighbour
+from kernlb.render.options import Floating, Neighbour, NotRendered
 
 _CONSENT = ("accept_loss", "adopt", "shared_settings", "take_port")
 _UNITS = (Template.SERVICE, Template.APPLY_SERVICE)
+_HIDDEN = (Path("/root"), Path("/home"), Path("/run/user"))
+"""What ProtectHome= takes out of a unit's sight."""
 
 
 def _reading(reader: Any, example: str) -> Any:
@@ -125,6 +127,14 @@ def command(session: Session, template: str, file: str, format: str | None, **gi
     wanted = Template(template)
     default_file = ctx.get_parameter_source("file") is not ParameterSource.COMMANDLINE
     _refuse_meaningless(ctx, wanted)
+    known = {field.name for field in fields(Options)}
+    options = {name: value for name, value in given.items() if name in known and value not in (None, ())}
+    if wanted in _UNITS:
+        options = _program() | options
+        if not default_file:
+            _refuse_hidden(file, "keep it in /etc/kernlb")
+    if "program" in options:
+        _refuse_hidden(options["program"], "install it in /opt or /usr/local, or name another by --program")
     if default_file and wanted in _UNITS and not CONFIGURATION.exists():
         # A unit may come before its configuration.
         config = Config()
@@ -135,8 +145,6 @@ def command(session: Session, template: str, file: str, format: str | None, **gi
         arguments += ["--format", format]
     if not default_file:
         arguments.append(str(Path(file).absolute()))
-    known = {field.name for field in fields(Options)}
-    options = {name: value for name, value in given.items() if name in known and value not in (None, ())}
     places = Places(namespace=session.netns or "default", run=Path(session.run_dir))
     text = render(
         wanted,
@@ -145,7 +153,7 @@ def command(session: Session, template: str, file: str, format: str | None, **gi
             arguments=tuple(arguments),
             namespace=places.namespace,
             track_file=str(places.track),
-            **(_program() if wanted in _UNITS else {}) | options,
+            **options,
         ),
     )
     if session.as_json:
@@ -166,6 +174,13 @@ def _refuse_meaningless(ctx: click.Context, template: Template) -> None:
         if name not in TAKES[template]:
             takers = ", ".join(sorted(str(each) for each, taken in TAKES.items() if name in taken))
             raise click.UsageError(f"{param.opts[-1]} means nothing to {template}; it is for {takers}", ctx)
+
+
+def _refuse_hidden(path: str, hint: str) -> None:
+    """A unit would not start what it does not see, nor read it; a link is no way around."""
+    for place in (Path(path).absolute(), Path(path).resolve()):
+        if hidden := next(filter(place.is_relative_to, _HIDDEN), None):
+            raise NotRendered(f"the unit sees nothing of {hidden} (ProtectHome=)", where=str(place), hint=hint)
 
 
 def _program() -> dict[str, str]:
