@@ -58,6 +58,7 @@ def accepted(*command: str | Path) -> str:
 # --- units
 
 UNITS = (Template.SERVICE, Template.APPLY_SERVICE)
+OTHER_USER = SERVERS + '[defaults]\ncheck = { type = "command", argv = ["/bin/check"], user = "nobody" }\n'
 
 
 @pytest.mark.systemd_analyze
@@ -68,9 +69,10 @@ def test_systemd_finds_nothing_wrong_with_a_unit(template: Template, tmp_path: P
 
 
 @pytest.mark.systemd_analyze
+@pytest.mark.parametrize("text", [SERVERS, OTHER_USER], ids=["plain", "other-user"])
 @pytest.mark.parametrize("template", UNITS)
-def test_a_unit_is_exposed_less_than_three_of_ten(template: Template, tmp_path: Path) -> None:
-    unit = written(tmp_path / template, template, SERVERS)
+def test_a_unit_is_exposed_less_than_three_of_ten(template: Template, text: str, tmp_path: Path) -> None:
+    unit = written(tmp_path / template, template, text)
     accepted("systemd-analyze", "security", "--offline=true", "--threshold=29", "--no-pager", unit)
 
 
