@@ -206,6 +206,8 @@ def inventory(processes: Mapping[str, int], own: Mapping[str, Mapping[str, objec
 
     common = {
         "ansible_connection": "namespaces",
+        # Who enters is root, and these machines have no sudo.
+        "ansible_become": False,
         "ansible_python_interpreter": "/usr/bin/python3",
         "kernlb_configuration": CONFIGURATION,
         # The machines' lists are all that there is.

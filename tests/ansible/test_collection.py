@@ -1,5 +1,6 @@
 """The collection as a whole: what its own tools say of it, and that it is the version that it configures."""
 
+import re
 import subprocess
 import tarfile
 from pathlib import Path
@@ -67,6 +68,13 @@ def test_each_variable_of_a_role_has_a_default_and_a_description_of_its_type(rol
         assert option["description"], name
         if "default" in option:
             assert option["default"] == defaults[name], name
+
+
+def test_a_playbook_becomes_root_unless_told_otherwise() -> None:
+    plays = [play for file in (COLLECTION / "playbooks").glob("*.yml") for play in yaml.safe_load(file.read_text())]
+    assert plays
+    for play in plays:
+        assert re.fullmatch(r"\{\{ \w+_become \| default\(true\) \}\}", play["become"]), play["name"]
 
 
 @pytest.mark.parametrize("kind", ["module", "role"])

@@ -104,6 +104,9 @@ def test_bird_and_frr_accept_their_configuration_and_tell_each_other_the_vip(mac
     by_frr.run("vtysh", "--dryrun", "--inputfile", "/etc/frr/frr.conf")
     for director, service in ((by_bird, "bird.service"), (by_frr, "frr.service")):
         assert director.run("systemctl", "is-enabled", service) == "enabled\n"
+    for director, file in ((by_bird, "/etc/bird/bird.conf"), (by_frr, "/etc/frr/frr.conf")):
+        # What the role replaced.
+        director.run("sh", "-c", f"test -s {file}.*~")
     until(lambda: "Established" in by_bird.run("birdc", "show", "protocols"), patience=60)
     until(lambda: f"{VIP}/32" in by_bird.run("birdc", "show", "route", "export", "kernlb_1"), patience=60)
     told = f"show bgp ipv4 unicast neighbors {SPEAKERS['director']} advertised-routes"
@@ -186,6 +189,8 @@ def test_what_was_set_up_is_taken_back_and_a_second_run_changes_nothing(machines
         director = machines.machines[name]
         assert VIP not in director.run("ip", "-brief", "address", "show", "dev", "lo")
         assert director.run("sh", "-c", f"ls -d {places} 2>/dev/null", check=False) == ""
+        known = director.run("systemctl", "show", "--property=LoadState", "--value", "kernlb.service")
+        assert known == "not-found\n"
     machines.machines["director"].run("test", "!", "-e", "/etc/kernlb")
     assert set(machines.controller.play(SITE, *absent).changed.values()) == {0}
 
@@ -198,6 +203,10 @@ def test_an_image_in_the_making_is_set_up_and_nothing_is_started(package: Path, 
         assert image.run("systemctl", "is-enabled", "kernlb.service").stdout == "enabled\n"
         assert image.run("kernlb", "validate").returncode == 0
         assert controller.play(SITE, "--limit", "director").changed == {"director": 0}
+        # The package's own units would read another file.
+        controller.play(SITE, "--limit", "director", "-e", "director_file=/etc/balanced/kernlb.toml")
+        for unit in ("kernlb.service", "kernlb-apply.service"):
+            image.run("grep", "^ExecStart=.* /etc/balanced/kernlb.toml$", f"/etc/systemd/system/{unit}")
 
 
 def configured(text: str) -> tuple[str, str]:
