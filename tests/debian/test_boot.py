@@ -118,3 +118,14 @@ def test_a_real_server_whose_set_up_failed_half_way_can_be_taken_back(director: 
     assert "203.0.113.10/32" in director.run(*addresses)
     director.run("/usr/local/sbin/kernlb-realserver", "--undo")
     assert "203.0.113.10" not in director.run(*addresses)
+
+
+def test_the_daemon_of_a_package_that_comes_back_is_started_although_it_never_did_anything(director: Booted) -> None:
+    director.run("systemctl", "stop", *UNITS)
+    director.run("kernlb", "clear")
+    director.run("rm", "-r", "/var/lib/kernlb")
+    written(director, "/etc/kernlb/kernlb.toml", "# nothing yet\n")
+    director.run("systemctl", "start", "kernlb.service")
+    director.run("dpkg", "--remove", "kernlb")
+    director.run("dpkg", "--install", "/given/kernlb.deb")
+    assert director.run("systemctl", "is-active", "kernlb.service", "kernlb-apply.service") == "active\nactive\n"

@@ -31,6 +31,8 @@ def test_it_installs_with_unit_configuration_manual_and_completion(clean: Machin
         "/usr/lib/modules-load.d/kernlb.conf",
         "/usr/share/man/man8/kernlb.8.gz",
         "/usr/share/bash-completion/completions/kernlb",
+        "/usr/share/fish/vendor_completions.d/kernlb.fish",
+        "/usr/share/zsh/vendor-completions/_kernlb",
         "/usr/lib/kernlb/kernlb/bpf/balancer.bpf.o",
     ):
         clean.run("test", "-s", path)
@@ -86,9 +88,24 @@ def test_only_a_purge_touches_the_kernel_and_it_leaves_nothing(clean: Machine) -
     assert clean.run("test", "-e", STATE).returncode == 0
     clean.run("test", "!", "-e", "/usr/lib/kernlb")
     purged = clean.run("dpkg", "--purge", "kernlb")
-    assert "stays there" not in purged.stderr
+    assert purged.stderr == ""
     assert not forwards(clean)
     assert files(clean) - before == set()
+
+
+def test_a_purge_that_cannot_clear_the_kernel_keeps_what_clears_it_later(clean: Machine) -> None:
+    clean.run(*INSTALL)
+    own_a_setting(clean)
+    clean.run("dpkg", "--remove", "kernlb")
+    # As where apt removes what kernlb needs before it purges kernlb.
+    clean.run("mv", "/usr/bin/python3", "/usr/bin/python3.away")
+    purged = clean.run("dpkg", "--purge", "kernlb")
+    assert "kernlb clear" in purged.stderr
+    assert forwards(clean)
+    clean.run("mv", "/usr/bin/python3.away", "/usr/bin/python3")
+    clean.run(*INSTALL)
+    clean.run("kernlb", "clear")
+    assert not forwards(clean)
 
 
 def test_a_removed_package_that_comes_back_owns_what_it_owned(clean: Machine) -> None:
