@@ -28,6 +28,7 @@ from kernlb.checks.spec import (
 from kernlb.config.values import AddressBind, Config, MarkBind, OnFailure, Server, Service
 from kernlb.errors import ConfigError
 from kernlb.formats import haproxy, keepalived
+from kernlb.formats.keepalived.written import checker
 from kernlb.formats.report import Line, Verdict
 from kernlb.model import (
     Family,
@@ -149,6 +150,13 @@ def test_a_second_checker_is_dropped_with_the_word_that_it_counts() -> None:
     assert "wants this one too" in lines["connect_port 9"].note
 
 
+def test_a_byte_that_keepalived_does_not_read_is_told_and_not_written() -> None:
+    written = list(checker(Check(probe=UdpProbe(payload=b"\x0a\xff", match=Match(text=b"\xff")))))
+    assert any("not said: what is sent" in line for line in written)
+    assert not any(line.strip().startswith("payload") for line in written)
+    assert "require_reply" in [line.strip() for line in written]
+
+
 def test_what_global_defs_ask_of_keepalived_and_kernlb_does_not_do_is_not_exact() -> None:
     said = {
         "smtp_alert": Verdict.DROPPED,
@@ -248,7 +256,7 @@ PROBES = st.one_of(
     st.builds(DnsProbe, name=st.just("example.org"), record_type=st.sampled_from(["A", "SOA"])),
     st.builds(HttpProbe, path=PATHS, status=RANGES, host=HOSTS, match=st.none() | st.just(Match(pattern="^ok$"))),
     st.builds(HttpProbe, path=PATHS, status=RANGES, host=HOSTS, tls=st.just(TlsOptions(verify=False))),
-    st.builds(UdpProbe, payload=st.binary(max_size=4), require_reply=st.booleans()),
+    st.builds(UdpProbe, payload=st.lists(st.integers(0, 254), max_size=4).map(bytes), require_reply=st.booleans()),
 )
 METHODS = st.sampled_from(
     [

@@ -17,6 +17,9 @@ from kernlb.checks.spec import (
     UdpProbe,
 )
 
+_UNREADABLE = b"\xff"
+"""keepalived 2.2.7 takes the digits ff for an error of its own."""
+
 
 def quoted(word: str) -> str:
     """A word in double quotes; keepalived has no escape for these or line ends, so they are left out."""
@@ -102,10 +105,12 @@ def _http(probe: HttpProbe) -> Iterator[str]:
 
 
 def _udp(probe: UdpProbe) -> Iterator[str]:
-    if probe.payload:
-        yield f"payload {probe.payload.hex()}"
     text = probe.match.text if probe.match else None
-    if text and probe.match and not probe.match.negate:
+    if _UNREADABLE in probe.payload:
+        yield "# not said: what is sent, with a byte ff, which keepalived does not read"
+    elif probe.payload:
+        yield f"payload {probe.payload.hex()}"
+    if text and probe.match and not probe.match.negate and _UNREADABLE not in text:
         yield f"require_reply {text.hex()}"
     elif probe.require_reply or probe.match:
         yield "require_reply"
