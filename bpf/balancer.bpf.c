@@ -39,15 +39,19 @@ static __always_inline int refuse(__u32 id, const enum hook hook, enum cause cau
 	return pass(hook, cause);
 }
 
-/* GSO segments are cut after us: what has to fit is one of them. */
+/* GSO segments are cut after us: what has to fit is one of them. Each has the whole TCP header, options and all. */
 static __always_inline __u32 largest_segment(void *ctx, const struct packet *packet, const enum hook hook)
 {
-	__u32 segment = hook == HOOK_TC ? skb_of(ctx)->gso_size : 0;
+	__u32 segment = hook == HOOK_TC ? skb_of(ctx)->gso_size : 0, header = sizeof(struct udphdr);
 
-	if (!segment)
+	if (likely(!segment))
 		return packet->length;
-	return segment + packet->transport - packet->network +
-	       (packet->tuple.protocol == IPPROTO_TCP ? sizeof(struct tcphdr) + 12 : sizeof(struct udphdr));
+	if (packet->tuple.protocol == IPPROTO_TCP) {
+		struct tcphdr *tcp = at_offset(data(ctx, hook), packet->transport, ANY_TRANSPORT);
+
+		header = (void *)(tcp + 1) > data_end(ctx, hook) ? sizeof(*tcp) : tcp->doff * 4;
+	}
+	return segment + packet->transport - packet->network + header;
 }
 
 /*

@@ -26,6 +26,7 @@ from tests.bpf.world import (
     HOP,
     IP4_IN_IP6,
     IPIP,
+    PASSED,
     SENT,
     SERVER_MAC,
     SOURCE4,
@@ -258,6 +259,19 @@ def test_what_an_outer_header_makes_too_big_is_answered(world: World, hook: str,
     assert quoted == bytes(ip_of(Ether(bytes(packet))))[: len(quoted)]
     fits = frame(IPIP, family, tcp("A", payload=bytes(1440 if family == 4 else 1400)))
     assert len(world.send(fits, hook).packet) == 1514
+
+
+@FAMILIES
+@pytest.mark.parametrize("options", [0, 12, 40])
+def test_of_a_large_packet_one_segment_has_to_fit(world: World, family: int, options: int) -> None:
+    """With all options that its header has. A test run makes no room for such a packet: what fits was counted."""
+    room = 1500 - (20 + 20 if family == 4 else 40 + 40) - 20 - options
+    for segment, fits in ((room, 1), (room + 1, 0)):
+        transport = TCP(sport=40000, dport=80, flags="A", options=[("NOP", None)] * options) / Raw(bytes(2 * room))
+        before = sum(world.plane.traffic(world.number(IPIP, which, family)).packets_in for which in (0, 1))
+        assert world.send_large(frame(IPIP, family, transport), segment).verdict == PASSED[TC]
+        after = sum(world.plane.traffic(world.number(IPIP, which, family)).packets_in for which in (0, 1))
+        assert after - before == fits
 
 
 @HOOKS

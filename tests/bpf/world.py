@@ -3,6 +3,7 @@
 client 198.51.100.7 -- gateway 203.0.113.1 -- servers 10.0.<method>.1, .2 and fd00:<method>::1, ::2
 """
 
+import struct
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -23,6 +24,8 @@ SOURCE4, SOURCE6 = ip_address("203.0.113.1"), ip_address("2001:db8::1")
 PASSED = {XDP: 2, TC: 0xFFFFFFFF}
 SENT = {XDP: 3, TC: 7}
 IDLE = 900
+_SK_BUFF, _GSO_SIZE = 192, 176
+"""Of struct __sk_buff (linux/bpf.h): its size, and where gso_size lies."""
 SEEN, FLOW_SIZE = 116, abi.FLOW_BUCKET_SIZE // abi.FLOWS_PER_BUCKET
 
 
@@ -138,6 +141,12 @@ class World:
 
     def send(self, packet: Packet | bytes, hook: str = XDP) -> Run:
         return self.plane.program(hook).run(bytes(packet))
+
+    def send_large(self, packet: Packet, segment: int) -> Run:
+        """At tc, as a packet that will be cut into segments of so many bytes."""
+        context = bytearray(_SK_BUFF)
+        struct.pack_into("=I", context, _GSO_SIZE, segment)
+        return self.plane.program(TC).run(bytes(packet), context=bytes(context))
 
 
 def network(family: int, vip: str, **fields: object) -> Packet:

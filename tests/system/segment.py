@@ -24,6 +24,9 @@ SERVERS = {f"s{number}": f"10.9.2.{10 + number}" for number in range(1, 7)}
 _GATEWAYS = {"gw1": "10.9.2.1", "gw2": "10.9.2.2"}
 _PATTERN = bytes(range(251))
 _CHUNK = 251 * 64
+_SO_RCVBUFFORCE = 33
+_WAITING = 1 << 24
+"""Bytes that a tunnel's end may be behind with: it is slower than the gateway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +111,9 @@ def segment(*, gateways: Sequence[str] = ("gw1",), servers: Mapping[str, str] = 
             ip(hosts[name], f"addr add {VIP}/32 dev lo\n")
         settings = ("net.ipv4.ip_forward=1", "net.ipv4.fib_multipath_hash_policy=1")
         run("ip", "netns", "exec", router, "sysctl", "-qw", *settings)
-        # What leaves a tunnel through a raw socket has to have its checksums.
-        run("ip", "netns", "exec", client, "ethtool", "-K", "eth0", "tx", "off")
+        # What leaves a tunnel through a raw socket has to have its checksums: the last wire makes them, as a NIC would.
+        for name in servers:
+            run("ip", "netns", "exec", router, "ethtool", "-K", name, "tx", "off")
         undo.enter_context(_serving({name: hosts[name] for name in servers}))
         found = Segment(client, router, {name: hosts[name] for name in gateways})
         found.lead(gateways[0])
@@ -126,6 +130,7 @@ def _serving(hosts: Mapping[str, str]) -> Iterator[None]:
             listeners = [socket.create_server((VIP, port), backlog=1024) for port in PORTS]
             outer = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_IPIP)
             again = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+        outer.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _WAITING)
         for listener in listeners:
             waiting.register(listener, selectors.EVENT_READ, _accepting(waiting, sockets, listener, name))
         waiting.register(outer, selectors.EVENT_READ, _opening(outer, again))

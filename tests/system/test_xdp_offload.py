@@ -1,0 +1,118 @@
+"""Large packets through tunnels: what a client's TSO makes of an upload enters whole, and is cut behind the gateway."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from kernlb.engines.abi import Cause
+from kernlb.engines.dataplane import Dataplane
+from kernlb.places import Places
+from tests.system.network import PATIENCE, inside, run
+from tests.system.segment import SERVERS, VIP, Segment, segment
+
+pytestmark = [pytest.mark.bpf, pytest.mark.netns]
+PORT = 7002
+UPLOAD = 2_000_000
+OPENING = 16
+"""Packets that a client has on their way before it learns that they are too big."""
+FULL = 1500
+
+
+class Gateway:
+    """gw1 of a segment with the one server s1, reached through an IPIP tunnel."""
+
+    def __init__(self, network: Segment, server: str, directory: Path, protocol: str) -> None:
+        self.network = network
+        self.server = server
+        self._directory = directory
+        file = directory / "kernlb.toml"
+        file.write_text(
+            f'[service.web]\nengine = "xdp"\nprotocol = "{protocol}"\nbind = ["{VIP}:{PORT}"]\nscheduler = "maglev"\n'
+            f'forwarding = "tunnel"\n[service.web.servers]\ns1 = "{SERVERS["s1"]}:{PORT}"\n'
+        )
+        network.call("gw1", directory, "apply", str(file))
+
+    def carried(self) -> tuple[int, int]:
+        """Packets, as large as they came, and bytes."""
+        (service,) = json.loads(self.network.call("gw1", self._directory, "show", "--json"))["services"]
+        (server,) = service["servers"]
+        return server["packets_in"], server["bytes_in"]
+
+    def causes(self) -> dict[Cause, int]:
+        with Dataplane.pinned(Places(namespace=self.network.gateways["gw1"]).pins) as plane:
+            return {cause: number for cause, number in plane.causes().items() if number}
+
+    def clear(self) -> None:
+        self.network.call("gw1", self._directory, "clear")
+
+
+@pytest.fixture
+def network(balancer: Path) -> Iterator[Segment]:
+    with segment(servers={"s1": SERVERS["s1"]}) as built:
+        yield built
+
+
+@contextmanager
+def gateway(network: Segment, directory: Path, protocol: str = "tcp") -> Iterator[Gateway]:
+    made = Gateway(network, network.client.removesuffix("client") + "s1", directory, protocol)
+    try:
+        yield made
+    finally:
+        made.clear()
+
+
+@contextmanager
+def sink(server: str) -> Iterator[None]:
+    """Reads each connection to its end, then says how many bytes there were."""
+    with inside(server):
+        listener = socket.create_server((VIP, PORT))
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    length = 0
+                    while data := connection.recv(1 << 16):
+                        length += len(data)
+                    connection.sendall(f"{length}".encode())
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        thread.join(PATIENCE)
+        listener.close()
+
+
+def upload(client: str, size: int) -> int:
+    """How many of the bytes the server says that it got."""
+    with inside(client):
+        connection = socket.socket()
+    with connection:
+        connection.settimeout(3 * PATIENCE)
+        connection.connect((VIP, PORT))
+        connection.sendall(bytes(size))
+        connection.shutdown(socket.SHUT_WR)
+        return int(connection.recv(100))
+
+
+@pytest.mark.parametrize("timestamps", [0, 1], ids=["without timestamps", "with timestamps"])
+def test_an_upload_enters_a_tunnel_in_large_packets(network: Segment, tmp_path: Path, timestamps: int) -> None:
+    with gateway(network, tmp_path) as way, sink(way.server):
+        run("ip", "netns", "exec", network.client, "sysctl", "-qw", f"net.ipv4.tcp_timestamps={timestamps}")
+        assert upload(network.client, UPLOAD) == UPLOAD
+        causes = way.causes()
+        assert causes.pop(Cause.TOO_BIG) <= OPENING
+        assert not causes
+        packets, carried = way.carried()
+        assert carried > UPLOAD
+        assert packets * 2 * FULL < carried
