@@ -21,7 +21,8 @@ static __always_inline void swap_addresses(struct ethhdr *ethernet)
 /* Room for the answer's headers first: where there is none the packet is still whole. */
 static __always_inline long make_room(void *ctx, const __u32 grown, const enum hook hook)
 {
-	return hook == HOOK_TC ? bpf_skb_adjust_room(ctx, grown, BPF_ADJ_ROOM_MAC, 0) : bpf_xdp_adjust_head(ctx, -(int)grown);
+	return hook == HOOK_TC ? bpf_skb_adjust_room(ctx, grown, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO) :
+				 bpf_xdp_adjust_head(ctx, -(int)grown);
 }
 
 static __always_inline long cut(void *ctx, __u32 length, const enum hook hook)

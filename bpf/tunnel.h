@@ -63,9 +63,10 @@ static __always_inline void write_outer6(struct ipv6hdr *ip, const struct server
 	__builtin_memcpy(&ip->daddr, &server->address, sizeof(struct address));
 }
 
+/* What is cut into segments later is cut as its sender wanted: that they fit has been checked, and datagrams stay what they are. */
 static __always_inline long grow_tc(struct __sk_buff *skb, const _Bool outer6, const _Bool gue)
 {
-	__u64 flags = outer6 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
+	__u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO | (outer6 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4);
 	__u32 length = outer6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 
 	if (gue) {

@@ -24,8 +24,8 @@ SERVERS = {f"s{number}": f"10.9.2.{10 + number}" for number in range(1, 7)}
 _GATEWAYS = {"gw1": "10.9.2.1", "gw2": "10.9.2.2"}
 _PATTERN = bytes(range(251))
 _CHUNK = 251 * 64
-_SO_RCVBUFFORCE = 33
-_WAITING = 1 << 24
+SO_RCVBUFFORCE = 33
+WAITING = 1 << 24
 """Bytes that a tunnel's end may be behind with: it is slower than the gateway."""
 
 
@@ -130,7 +130,7 @@ def _serving(hosts: Mapping[str, str]) -> Iterator[None]:
             listeners = [socket.create_server((VIP, port), backlog=1024) for port in PORTS]
             outer = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_IPIP)
             again = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
-        outer.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _WAITING)
+        outer.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, WAITING)
         for listener in listeners:
             waiting.register(listener, selectors.EVENT_READ, _accepting(waiting, sockets, listener, name))
         waiting.register(outer, selectors.EVENT_READ, _opening(outer, again))

@@ -1,9 +1,10 @@
-"""Large packets through tunnels: what a client's TSO makes of an upload enters whole, and is cut behind the gateway."""
+"""Large packets through tunnels: what a client's TSO and UDP GSO make enters whole, and is cut behind the gateway."""
 
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from kernlb.engines.abi import Cause
 from kernlb.engines.dataplane import Dataplane
 from kernlb.places import Places
 from tests.system.network import PATIENCE, inside, run
-from tests.system.segment import SERVERS, VIP, Segment, segment
+from tests.system.segment import SERVERS, SO_RCVBUFFORCE, VIP, WAITING, Segment, segment
 
 pytestmark = [pytest.mark.bpf, pytest.mark.netns]
 PORT = 7002
@@ -67,6 +68,24 @@ def gateway(network: Segment, directory: Path, protocol: str = "tcp") -> Iterato
 
 
 @contextmanager
+def outers(server: str) -> Iterator[Callable[[], Counter[int]]]:
+    """How often which length of what a server gets of tunnels."""
+    with inside(server):
+        raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_IPIP)
+
+    def read() -> Counter[int]:
+        found: Counter[int] = Counter()
+        with suppress(BlockingIOError):
+            while True:
+                found[len(raw.recv(1 << 16, socket.MSG_DONTWAIT))] += 1
+        return found
+
+    with raw:
+        raw.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, WAITING)
+        yield read
+
+
+@contextmanager
 def sink(server: str) -> Iterator[None]:
     """Reads each connection to its end, then says how many bytes there were."""
     with inside(server):
@@ -107,12 +126,50 @@ def upload(client: str, size: int) -> int:
 
 @pytest.mark.parametrize("timestamps", [0, 1], ids=["without timestamps", "with timestamps"])
 def test_an_upload_enters_a_tunnel_in_large_packets(network: Segment, tmp_path: Path, timestamps: int) -> None:
-    with gateway(network, tmp_path) as way, sink(way.server):
+    with gateway(network, tmp_path) as way, sink(way.server), outers(way.server) as seen:
         run("ip", "netns", "exec", network.client, "sysctl", "-qw", f"net.ipv4.tcp_timestamps={timestamps}")
         assert upload(network.client, UPLOAD) == UPLOAD
         causes = way.causes()
         assert causes.pop(Cause.TOO_BIG) <= OPENING
         assert not causes
+        # Cut as the client wanted them.
+        assert seen().most_common(1)[0][0] == FULL
         packets, carried = way.carried()
         assert carried > UPLOAD
         assert packets * 2 * FULL < carried
+
+
+UDP_SEGMENT = 103  # linux/udp.h
+
+
+@contextmanager
+def datagrams(server: str, client: str, segment: int) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A socket at each end; what the client sends is cut into datagrams of this size."""
+    with inside(server):
+        there = socket.socket(type=socket.SOCK_DGRAM)
+    with inside(client):
+        here = socket.socket(type=socket.SOCK_DGRAM)
+    with there, here:
+        there.bind((VIP, PORT))
+        here.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, segment)
+        here.connect((VIP, PORT))
+        for each in (here, there):
+            each.settimeout(PATIENCE)
+        yield here, there
+
+
+def test_datagrams_that_come_together_enter_a_tunnel_together(network: Segment, tmp_path: Path) -> None:
+    said = bytes(range(200)) * 50
+    with gateway(network, tmp_path, "udp") as way, datagrams(way.server, network.client, 1000) as (here, there):
+        here.send(said)
+        assert b"".join(there.recv(FULL) for _ in range(10)) == said
+        assert not way.causes()
+        assert way.carried()[0] == 1
+
+
+def test_datagrams_together_of_which_each_is_too_big_are_answered(network: Segment, tmp_path: Path) -> None:
+    with gateway(network, tmp_path, "udp") as way, datagrams(way.server, network.client, 1470) as (here, _):
+        here.send(bytes(2 * 1470))
+        with pytest.raises(OSError, match="too long"):
+            here.recv(FULL)
+        assert way.causes() == {Cause.TOO_BIG: 1}
