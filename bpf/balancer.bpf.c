@@ -164,13 +164,13 @@ static __always_inline int follow(void *ctx, struct packet *packet, struct flow 
 	return translate(ctx, packet, flow, hop, next, hook, ipv6);
 }
 
-/* A flow that is known may go on, unless this packet would begin it anew and its server takes no more. */
+/* A flow that is known goes on, unless its port is another's, or this packet would begin it anew and its server takes no more. */
 static __always_inline _Bool continues(void *ctx, const struct packet *packet, struct flow *flow, const enum hook hook)
 {
 	__u32 now = ticks();
 
-	if (packet->related)
-		return 1;
+	if (unlikely(packet->related))
+		return !(flow->flags & FLOW_FORWARD) || pair_of(flow);
 	if (unlikely(begins(packet) && flow->flags & FLOW_FORWARD))
 		return flow_reopened(flow, now);
 	if (unlikely(flow->state == FLOW_DATAGRAM && flow->flags & FLOW_FORWARD)) {
@@ -182,8 +182,9 @@ static __always_inline _Bool continues(void *ctx, const struct packet *packet, s
 			return 0;
 		}
 	}
-	if (unlikely(flow->seen != now || flow->state == FLOW_OPENING || packet->flags & (TCP_FIN | TCP_RST)))
-		flow_advanced(flow, packet->flags, now);
+	if (unlikely(flow->seen != now || flow->state == FLOW_OPENING || packet->flags & (TCP_FIN | TCP_RST)) &&
+	    !flow_advanced(flow, packet->flags, now))
+		return 0;
 	if (unlikely((flow->state == FLOW_CLOSING || flow->state == FLOW_CLOSED) && flow->flags & FLOW_FORWARD))
 		note_clock(ctx, packet->transport, flow, hook);
 	return 1;

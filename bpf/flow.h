@@ -160,15 +160,22 @@ static __always_inline void forsake(struct flow *flow)
 	*(volatile __u8 *)&flow->state = FLOW_FREE;
 }
 
-/* A packet of a flow arrived that may change its state, or the first one within this tick. */
-static __noinline void flow_advanced(struct flow *flow, __u32 tcp, __u32 now)
+/*
+ * A packet of a flow arrived that may change its state, or the first one within this tick. Whether the flow goes on: it is
+ * over where its port has been given away, which never happens within the tick in which it was heard of.
+ */
+static __noinline _Bool flow_advanced(struct flow *flow, __u32 tcp, __u32 now)
 {
 	struct flow *pair;
 	__u8 state, flags;
 
 	if (!flow)
-		return;
+		return 0;
 	pair = pair_of(flow);
+	if (!pair && flow->flags & FLOW_FORWARD) {
+		forsake(flow);
+		return 0;
+	}
 	state = flow->state;
 	flags = flow->flags & ~FLOW_FORWARD;
 	if (tcp & TCP_RST) {
@@ -182,6 +189,7 @@ static __noinline void flow_advanced(struct flow *flow, __u32 tcp, __u32 now)
 		state = FLOW_ESTABLISHED;
 	}
 	set_state(flow, pair, state, flags, now);
+	return 1;
 }
 
 #endif

@@ -1,7 +1,7 @@
 """Ports of full NAT: kept for their client through the server's TIME_WAIT, and what the next client has to bring."""
 
 import pytest
-from scapy.layers.inet import TCP
+from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
@@ -9,6 +9,7 @@ from kernlb.engines import abi
 from kernlb.engines.dataplane import XDP, Dataplane
 from tests.bpf.conftest import FAMILIES, HOOKS
 from tests.bpf.world import (
+    CLIENT4,
     CLIENT_MAC,
     FULLNAT,
     GATEWAY_MAC,
@@ -20,12 +21,14 @@ from tests.bpf.world import (
     checksums_hold,
     frame,
     grow_old,
+    icmp_error,
     ip_of,
+    passes,
     tcp,
 )
 
 pytestmark = pytest.mark.bpf
-A_MINUTE = 64
+A_MINUTE, AN_HOUR = 64, 3600
 RESTED = 4
 
 
@@ -145,6 +148,34 @@ def test_whose_port_was_given_away_begins_on_another(plane: Dataplane, hook: str
     assert again[TCP].sport == 2000
     # And the new owner's connection goes on.
     on = ask(world, hook, 4, stamped("A", 41000, 6))
+    assert on is not None
+    assert on[TCP].sport == taken[TCP].sport
+    assert answer(world, hook, taken, stamped("A", 0, 1, echo=time_of(on)[0]))[TCP].dport == 41000
+
+
+@HOOKS
+@FAMILIES
+@pytest.mark.parametrize("over", ["idle", "closed"])
+def test_whose_port_was_given_away_reaches_the_new_owners_connection_with_nothing(
+    world: World, hook: str, family: int, over: str
+) -> None:
+    if over == "idle":
+        ask(world, hook, family, stamped("S", 40000, 1000))
+        ask(world, hook, family, stamped("A", 40000, 1001))
+        grow_old(world, AN_HOUR)
+    else:
+        close(world, hook, family, 40000, value=1000, server_first=True)
+        grow_old(world, RESTED)
+    taken = ask(world, hook, family, stamped("S", 41000, 5))
+    assert taken is not None
+    late = frame(FULLNAT, family, stamped("A", 40000, 2000))
+    if family == 4:
+        quoted = IP(src=FULLNAT.vip4, dst=CLIENT4) / TCP(sport=80, dport=40000)
+        assert passes(world, icmp_error(FULLNAT, quoted=quoted, destination=FULLNAT.vip4), hook, abi.Cause.NO_FLOW)
+    for _ in range(2):
+        assert passes(world, late, hook, abi.Cause.NO_FLOW)
+    assert passes(world, frame(FULLNAT, family, stamped("RA", 40000, 2001)), hook, abi.Cause.NO_FLOW)
+    on = ask(world, hook, family, stamped("A", 41000, 6))
     assert on is not None
     assert on[TCP].sport == taken[TCP].sport
     assert answer(world, hook, taken, stamped("A", 0, 1, echo=time_of(on)[0]))[TCP].dport == 41000
