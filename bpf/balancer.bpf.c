@@ -254,6 +254,8 @@ static __always_inline int balance(void *ctx, struct cursor *cursor, __u32 netwo
 	hash = flow_hash(&packet.tuple, ipv6, 0);
 	if (settings.fullnat && packet.filter & FILTER_NAT && !packet.fragment) {
 		flow = find_flow(&packet.tuple, hash, ipv6);
+		if (flow && hook == HOOK_EXPLAIN && flow->state == FLOW_CLOSED && begins(&packet) && leads_elsewhere(flow))
+			flow = NULL;
 		if (flow && hook == HOOK_EXPLAIN) {
 			struct explanation *why = explanation();
 

@@ -269,7 +269,20 @@ static __always_inline struct flow *open_flow(struct opening *opening, const str
 	return flow_at(forward);
 }
 
-/* A SYN for a connection that is known: on the same ports again, unless its server takes no more. */
+/* Whether the slot of a flow leads to another server by now, which has nothing of it in TIME_WAIT. */
+static __always_inline _Bool leads_elsewhere(const struct flow *flow)
+{
+	struct question question = { .service = find_service(&flow->key) };
+	struct slot *slot;
+
+	if (!question.service)
+		return 1;
+	question.hash = flow_hash(&flow->key, flow->key.family == 6, 0);
+	slot = find_slot(&question, &flow->key);
+	return !slot || slot->current != flow->server;
+}
+
+/* A SYN for a connection that is known: on the same ports again, unless its server takes no more, or the slot has another. */
 static __noinline _Bool flow_reopened(struct flow *flow, __u32 now)
 {
 	struct flow *pair;
@@ -290,7 +303,7 @@ static __noinline _Bool flow_reopened(struct flow *flow, __u32 now)
 		set_state(flow, pair, FLOW_OPENING, flags, now);
 	if (flow->state != FLOW_CLOSED)
 		return 1;
-	if (server->flags & SERVER_QUIESCED ||
+	if (server->flags & SERVER_QUIESCED || leads_elsewhere(flow) ||
 	    (settings.limits && !admit_again(flow, step_of(now + timeout_of(FLOW_OPENING))))) {
 		forsake(flow);
 		return 0;

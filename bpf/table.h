@@ -43,6 +43,25 @@ struct question {
 	_Bool ends;
 };
 
+/* Fills in the table and the number of the slot. */
+static __always_inline struct slot *find_slot(struct question *question, const struct tuple *tuple)
+{
+	const struct service *service = question->service;
+	__u32 id = service->id, index;
+	__u64 place = question->hash;
+	struct slot_group *group;
+
+	question->table = bpf_map_lookup_elem(MAP(tables), &id);
+	if (!question->table)
+		return NULL;
+	if (unlikely(service->flags & SERVICE_SOURCE_HASH))
+		place = flow_hash(tuple, tuple->family == 6, 1);
+	question->slot = (place >> 32) * service->slots >> 32;
+	index = question->slot / SLOTS_PER_GROUP;
+	group = bpf_map_lookup_elem(question->table, &index);
+	return group ? &group->slot[question->slot % SLOTS_PER_GROUP] : NULL;
+}
+
 static __always_inline _Bool begins(const struct packet *packet)
 {
 	return (packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && !packet->related;
@@ -85,8 +104,9 @@ static __always_inline __u32 tracked(const struct question *question, const stru
 		struct server *server = server_of(memory_server(memory));
 
 		state = memory_state(memory);
+		/* Connections of full NAT that are in use are known elsewhere: one that begins is new, whatever it was. */
 		if (server && !(server->flags & SERVER_DEAD) && memory_age(memory, now) <= idle &&
-		    !(question->begins && state == MEMORY_CLOSING)) {
+		    !(question->begins && (state == MEMORY_CLOSING || server->forwarding == FORWARD_FULLNAT))) {
 			id = memory_server(memory);
 			if (question->ends)
 				state = MEMORY_CLOSING;
@@ -134,23 +154,11 @@ static __always_inline _Bool choose(const struct service *service, const struct 
 		.begins = begins(packet),
 		.ends = packet->flags & (TCP_FIN | TCP_RST),
 	};
-	__u32 id = service->id, index;
-	struct slot_group *group;
-	struct slot *slot;
-	__u64 place;
+	struct slot *slot = find_slot(&question, &packet->tuple);
+	__u32 id;
 
-	question.table = bpf_map_lookup_elem(MAP(tables), &id);
-	if (!question.table)
+	if (!slot)
 		return 0;
-	place = hash;
-	if (unlikely(service->flags & SERVICE_SOURCE_HASH))
-		place = flow_hash(&packet->tuple, packet->tuple.family == 6, 1);
-	question.slot = (place >> 32) * service->slots >> 32;
-	index = question.slot / SLOTS_PER_GROUP;
-	group = bpf_map_lookup_elem(question.table, &index);
-	if (!group)
-		return 0;
-	slot = &group->slot[question.slot % SLOTS_PER_GROUP];
 	id = slot->current;
 	if (settings.transition && unlikely(id != slot->previous))
 		id = tracked(&question, slot, hook);

@@ -197,6 +197,40 @@ def test_a_closed_connection_keeps_its_port_for_the_same_client(plane: Dataplane
     assert Ether(world.send(frame(FULLNAT, 4, tcp("S")), hook).packet)[TCP].sport == port
 
 
+@HOOKS
+@FAMILIES
+@pytest.mark.parametrize("tracked", [0, abi.SLOT_TRACKED], ids=["settled", "in transition"])
+def test_a_client_that_comes_back_goes_where_its_slot_leads_today(
+    plane: Dataplane, hook: str, family: int, tracked: int
+) -> None:
+    """Other weights and new servers count for whoever comes round on the same ports, and for no connection in use."""
+    world = few_ports(plane, 31744)
+    server = [str(FULLNAT.server(which, family)) for which in (0, 1)]
+
+    def lead(which: int) -> None:
+        current, before = (world.number(FULLNAT, each, family) for each in (which, 1 - which))
+        world.set_table(FULLNAT, family, [current] * SLOTS, [before | tracked if tracked else current] * SLOTS)
+
+    def went(packet: Packet | None) -> str:
+        assert packet is not None
+        return str(ip_of(packet).dst)
+
+    lead(0)
+    first = ask(world, hook, family, tcp("S"))
+    assert went(first) == server[0]
+    lead(1)
+    for flags in ("S", "A", "FA"):
+        assert went(ask(world, hook, family, tcp(flags))) == server[0]
+    answer(world, hook, first, tcp("FA"))
+    assert world.plane.explain(bytes(frame(FULLNAT, family, tcp("S")))).server == world.number(FULLNAT, 1, family)
+    assert went(ask(world, hook, family, tcp("S"))) == server[1]
+    assert went(ask(world, hook, family, tcp("A"))) == server[1]
+    # What the old server says again still finds its way.
+    assert answer(world, hook, first, tcp("FA")).dst == CLIENT_MAC
+    lead(0)
+    assert went(ask(world, hook, family, tcp("A"))) == server[1]
+
+
 def test_nearly_every_port_of_the_range_can_be_had(plane: Dataplane) -> None:
     world = few_ports(plane, 1000)
     runs = [world.send(frame(FULLNAT, 4, tcp("S", sport=sport))) for sport in range(20000, 21000)]
