@@ -307,7 +307,9 @@ static __always_inline int balance(void *ctx, struct cursor *cursor, __u32 netwo
 	if (!flow) {
 		if (settings.limits)
 			move_in_limits(service->limit, choice.id, expiry, NO_STEP);
-		return refuse(choice.id, hook, cause);
+		refuse(choice.id, hook, cause);
+		/* A SYN is sent again, when there may be room: the stack would refuse it for good. */
+		return cause == CAUSE_NO_ROOM && packet.tuple.protocol == IPPROTO_TCP ? dropped(hook) : passed(hook);
 	}
 	account(choice.id, packet.length, 1, 0);
 	return translate(ctx, &packet, flow, &choice.server->hop, &choice.server->next, hook, ipv6);

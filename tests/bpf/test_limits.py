@@ -7,11 +7,12 @@ from scapy.layers.inet import TCP
 from scapy.layers.l2 import Ether
 
 from kernlb.engines import abi
-from kernlb.engines.dataplane import TC, XDP, Dataplane
+from kernlb.engines.dataplane import Dataplane
 from kernlb.engines.limits import live
 from tests.bpf.conftest import FAMILIES, HOOKS
 from tests.bpf.world import (
     CLIENT_MAC,
+    DROPPED,
     FULLNAT,
     GATEWAY_MAC,
     IDLE,
@@ -28,7 +29,6 @@ from tests.bpf.world import (
 )
 
 pytestmark = pytest.mark.bpf
-DROPPED = {XDP: 1, TC: 2}
 
 
 def limit(world: World, family: int, *, connections: int = 0, together: int = 0) -> None:

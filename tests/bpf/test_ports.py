@@ -11,6 +11,7 @@ from tests.bpf.conftest import FAMILIES, HOOKS
 from tests.bpf.world import (
     CLIENT4,
     CLIENT_MAC,
+    DROPPED,
     FULLNAT,
     GATEWAY_MAC,
     SENT,
@@ -25,6 +26,7 @@ from tests.bpf.world import (
     ip_of,
     passes,
     tcp,
+    udp,
 )
 
 pytestmark = pytest.mark.bpf
@@ -238,6 +240,23 @@ def test_nearly_every_port_of_the_range_can_be_had(plane: Dataplane) -> None:
     assert len(set(sent)) == len(sent) >= 900
     causes = world.plane.causes()
     assert causes[abi.Cause.NO_PORT] + causes[abi.Cause.NO_ROOM] == 1000 - len(sent)
+
+
+@HOOKS
+@FAMILIES
+def test_a_connection_without_room_waits_for_it(plane: Dataplane, hook: str, family: int) -> None:
+    """Its SYN is lost, so that it is sent again; a datagram is the stack's."""
+    world = few_ports(plane, 31744)
+    for sport in range(1024, 20000):
+        if world.send(frame(FULLNAT, family, tcp("S", sport=sport)), hook).verdict != SENT[hook]:
+            break
+    assert world.send(syn := frame(FULLNAT, family, tcp("S", sport=sport)), hook).verdict == DROPPED[hook]
+    assert world.plane.causes()[abi.Cause.NO_ROOM] == 2
+    while world.send(late := frame(FULLNAT, family, udp(sport=sport)), hook).verdict == SENT[hook]:
+        sport += 1
+    assert passes(world, late, hook, abi.Cause.NO_ROOM)
+    grow_old(world, A_MINUTE)
+    assert world.send(syn, hook).verdict == SENT[hook]
 
 
 def test_connections_that_are_over_leave_room_for_others(plane: Dataplane) -> None:

@@ -23,6 +23,7 @@ CLIENT4, CLIENT6 = "198.51.100.7", "2001:db8:1::7"
 SOURCE4, SOURCE6 = ip_address("203.0.113.1"), ip_address("2001:db8::1")
 PASSED = {XDP: 2, TC: 0xFFFFFFFF}
 SENT = {XDP: 3, TC: 7}
+DROPPED = {XDP: 1, TC: 2}
 IDLE = 900
 _SK_BUFF, _GSO_SIZE = 192, 176
 """Of struct __sk_buff (linux/bpf.h): its size, and where gso_size lies."""
