@@ -6,6 +6,7 @@ client 192.0.2.10, fd01::10 -- director -- server1 10.0.0.1, fd00::1; server2 10
 import multiprocessing
 import select
 import socket
+import struct
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +16,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, PadN
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet
 
 from kernlb.config.values import Loader
 from kernlb.demo.namespaces import SERVERS, Lab, lab
@@ -42,6 +47,9 @@ VIP = {4: "198.51.100.80", 6: "2001:db8::80"}
 REAL = {4: SERVERS, 6: {name: f"fd00::{number}" for number, name in enumerate(SERVERS, 1)}}
 PORT = 7000
 PATIENCE = 20.0
+SOL_PACKET, PACKET_VNET_HDR = 263, 15  # linux/socket.h, linux/if_packet.h
+PAGE = 4096
+"""What a raw socket sends of less than this is linear."""
 FORWARDINGS = [Forwarding.FULLNAT, Forwarding.DIRECT, Forwarding.TUNNEL]
 
 
@@ -156,6 +164,27 @@ def ask_udp(result: Connection, family: int, count: int) -> None:
     result.send(seen)
 
 
+def ask_in_parts(result: Connection, gateway: str, options: int, family: int) -> None:
+    """Sends a datagram of which only the first 54 bytes lie in the linear part of its buffer; what the server says."""
+    with (
+        closing(socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM)) as sock,
+        closing(socket.socket(socket.AF_PACKET, socket.SOCK_RAW)) as raw,
+    ):
+        sock.settimeout(5)
+        sock.connect((VIP[family], PORT))
+        source, port = sock.getsockname()[:2]
+        head: Packet = (
+            IPv6(src=source, dst=VIP[6]) if family == 6 else IP(src=source, dst=VIP[4], options=b"\x01" * options)
+        )
+        if family == 6 and options:
+            head /= IPv6ExtHdrDestOpt(options=PadN(optdata=bytes(options)))
+        datagram = Ether(dst=gateway) / head / UDP(sport=port, dport=PORT) / bytes(2 * PAGE)
+        raw.bind(("eth0", 0))
+        raw.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+        raw.send(struct.pack("=BBHHHH", 0, 0, 54, 0, 0, 0) + bytes(datagram))
+        result.send(sock.recv(100).decode())
+
+
 def hold_connections(result: Connection, orders: Connection, family: int, count: int) -> None:
     """Opens connections, and asks each again whenever it is told to; who answered, connection by connection."""
     connections = [socket.create_connection((VIP[family], PORT), 5) for _ in range(count)]
@@ -211,6 +240,24 @@ def test_udp_reaches_both_servers_and_answers_come_back(
 ) -> None:
     director.hold(table(family, forwarding, {"server1": 1, "server2": 1}, protocol=Protocol.UDP))
     both(network.ask("client", ask_udp, family, 40).value(timeout=60), 40)
+
+
+@pytest.mark.parametrize(("family", "options"), [(4, 0), (4, 40), (6, 0), (6, 4)])
+@pytest.mark.parametrize("forwarding", [Forwarding.FULLNAT, Forwarding.DIRECT])
+def test_headers_may_lie_outside_the_linear_part_of_a_buffer(
+    network: Lab, director: Director, forwarding: Forwarding, family: int, options: int
+) -> None:
+    director.hold(table(family, forwarding, {"server1": 1}, protocol=Protocol.UDP))
+    gateway = inside(network, "director", "cat", "/sys/class/net/front/address").strip()
+    wire = (("client", "eth0"), ("director", "front"))
+    try:
+        for part, name in wire:
+            network.ip(part, [f"link set {name} mtu {4 * PAGE}"])
+        answer = network.ask("client", ask_in_parts, gateway, options, family)
+        assert answer.value(timeout=10).startswith("server1")
+    finally:
+        for part, name in wire:
+            network.ip(part, [f"link set {name} mtu 1500"])
 
 
 @pytest.mark.parametrize("family", [4, 6])
