@@ -96,7 +96,7 @@ static __always_inline int forward(void *ctx, __u32 id, __u64 outlined, __u64 ha
 		outer = outer_length(server);
 		mtu = server->hop.mtu;
 		if (unlikely(mtu && largest_segment(ctx, &packet, hook) + outer > mtu))
-			return answer_too_big(ctx, network, mtu - outer, hook, ipv6);
+			return answer_too_big(ctx, &packet, mtu - outer, hook, ipv6);
 	}
 	if (ipv6) {
 		struct ipv6hdr *ip = start + network;

@@ -37,7 +37,34 @@ static __always_inline long cut(void *ctx, __u32 length, const enum hook hook)
 	return bpf_xdp_adjust_tail(ctx, (int)(length - had));
 }
 
-static __always_inline int write_too_big(void *ctx, __u32 network, __u32 mtu, const enum hook hook, const _Bool ipv6)
+/* Where a packet has its checksum, from its IP header on; 0: nowhere that needs care. */
+static __always_inline __u32 check_of(const struct packet *packet, const _Bool ipv6)
+{
+	__u32 header = packet->transport - packet->network;
+
+	if (ipv6 && header != sizeof(struct ipv6hdr))
+		return 0;
+	return header + (packet->tuple.protocol == IPPROTO_UDP ? __builtin_offsetof(struct udphdr, check) :
+								 __builtin_offsetof(struct tcphdr, check));
+}
+
+/*
+ * What is quoted may have come without its checksum, which is then made on the way out, within the quotation, and the
+ * error's own would be wrong. Nobody tells whether it did, so it gets the one that making it again leaves as it is: half of
+ * what all else sums up to, negated, modulo 0xffff. The sum of an IPv4 header is nothing.
+ */
+static __always_inline void settle_check(void *quotation, __u16 *check, const __u32 quoted, const _Bool ipv6)
+{
+	const __u32 apart = ipv6 ? sizeof(struct ipv6hdr) : 0;
+	__u32 sum;
+
+	*check = 0;
+	sum = (__u16)~fold((__u32)bpf_csum_diff(NULL, 0, quotation + apart, quoted - apart, 0));
+	*check = (sum & 1 ? sum + 0xffff : sum) / 2;
+}
+
+static __always_inline int write_too_big(void *ctx, __u32 network, __u32 check, __u32 mtu, const enum hook hook,
+					 const _Bool ipv6)
 {
 	const __u32 quoted = ipv6 ? QUOTED_IPV6 : QUOTED_IPV4;
 	const __u32 grown = ipv6 ? sizeof(struct ipv6hdr) + sizeof(struct icmp6hdr) : sizeof(struct iphdr) + sizeof(struct icmphdr);
@@ -74,6 +101,12 @@ static __always_inline int write_too_big(void *ctx, __u32 network, __u32 mtu, co
 	header = at_offset(start, network, 0x1f);
 	if (start + sizeof(*ethernet) > end || header + grown + quoted > end)
 		return dropped(hook);
+	if (hook == HOOK_TC && check) {
+		__u16 *transport = at_offset(header + grown, check, ANY_TRANSPORT);
+
+		if ((void *)(transport + 1) <= end)
+			settle_check(header + grown, transport, quoted, ipv6);
+	}
 	swap_addresses(ethernet);
 	count(CAUSE_TOO_BIG);
 	if (ipv6) {
@@ -122,17 +155,18 @@ static __always_inline int write_too_big(void *ctx, __u32 network, __u32 mtu, co
 
 static __noinline int too_big_xdp(struct xdp_md *ctx, __u32 network, __u32 mtu, _Bool ipv6)
 {
-	return ipv6 ? write_too_big(ctx, network, mtu, HOOK_XDP, 1) : write_too_big(ctx, network, mtu, HOOK_XDP, 0);
+	return ipv6 ? write_too_big(ctx, network, 0, mtu, HOOK_XDP, 1) : write_too_big(ctx, network, 0, mtu, HOOK_XDP, 0);
 }
 
-static __noinline int too_big_tc(struct __sk_buff *ctx, __u32 network, __u32 mtu, _Bool ipv6)
+static __noinline int too_big_tc(struct __sk_buff *ctx, __u32 network, __u32 check, __u32 mtu, _Bool ipv6)
 {
-	return ipv6 ? write_too_big(ctx, network, mtu, HOOK_TC, 1) : write_too_big(ctx, network, mtu, HOOK_TC, 0);
+	return ipv6 ? write_too_big(ctx, network, check, mtu, HOOK_TC, 1) : write_too_big(ctx, network, check, mtu, HOOK_TC, 0);
 }
 
-static __always_inline int answer_too_big(void *ctx, __u32 network, __u32 mtu, const enum hook hook, const _Bool ipv6)
+static __always_inline int answer_too_big(void *ctx, const struct packet *packet, __u32 mtu, const enum hook hook, const _Bool ipv6)
 {
-	return hook == HOOK_TC ? too_big_tc(ctx, network, mtu, ipv6) : too_big_xdp(ctx, network, mtu, ipv6);
+	return hook == HOOK_TC ? too_big_tc(ctx, packet->network, check_of(packet, ipv6), mtu, ipv6) :
+				 too_big_xdp(ctx, packet->network, mtu, ipv6);
 }
 
 #endif
