@@ -91,7 +91,7 @@ class Store:
 
     def __init__(self, path: Path, *, aside: Path | None = None) -> None:
         self.path = path
-        self._aside = aside
+        self._aside = aside if aside != path else None
         self._texts: dict[str, tuple[object, str]] = {}
 
     def load(self) -> State:

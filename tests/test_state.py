@@ -118,3 +118,9 @@ def test_what_has_no_room_in_its_place_lies_aside_until_there_is_room_and_is_new
     assert store.save(after) is None
     assert [path.name for path in (tmp_path / "run").iterdir()] == []
     assert store.load() == after
+
+
+def test_one_directory_for_the_state_and_for_what_lies_aside_keeps_it(tmp_path: Path) -> None:
+    store = Store(tmp_path / "state.json", aside=tmp_path / "state.json")
+    store.save(state := full(Life.now()))
+    assert store.load() == state
