@@ -1,5 +1,5 @@
 #!/bin/bash
-# The package upgraded, removed and installed again while a client asks through the VIP.
+# The package upgraded, removed and installed again while a client asks through the VIP; then purged.
 set -u
 # shellcheck source=tests/debian/report.sh
 . /report.sh
@@ -49,4 +49,6 @@ sleep 3
 kill -TERM "$load"
 wait "$load"
 say load "$(tail -n 1 /run/load)"
+steps purged dpkg --purge kernlb
+say left "$(table; nft list tables; ip -brief address show to 203.0.113.10; ls -d /sys/fs/bpf/kernlb /var/lib/kernlb)"
 journalctl --no-pager --unit kernlb.service --unit kernlb-apply.service >&2

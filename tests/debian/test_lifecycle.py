@@ -1,4 +1,4 @@
-"""The package upgraded, removed and installed again under load, by dpkg and systemd of a booted Debian 12 with IPVS.
+"""The package upgraded, removed and installed again under load, then purged: a booted Debian 12 with IPVS, by its dpkg.
 
 Its unit is the one that `kernlb render` makes for a configuration whose check runs as another user.
 """
@@ -84,3 +84,8 @@ def test_upgrade_removal_and_installation_fail_no_request(seen: Mapping[str, str
     print(f"load: {seen['load']}")
     assert int(asked) > 100
     assert failed == "0", seen["load"]
+
+
+def test_a_purge_leaves_nothing_in_the_kernel(seen: Mapping[str, str]) -> None:
+    assert seen["purged"] == "0 inactive 0"
+    assert seen["left"] == ""
