@@ -45,6 +45,7 @@ class Feature(StrEnum):
     GROFF = "groff"
     MMDEBSTRAP = "mmdebstrap"
     VAGRANT = "vagrant"
+    LIBVIRT = "libvirt"
 
 
 # What a guest kernel brings where the running one has none of it.
@@ -182,6 +183,19 @@ def _ansible() -> str | None:
     return f"no program {missing[0]} (pip install kernlb[ansible])" if missing else None
 
 
+def _libvirt() -> str | None:
+    """What machines of the lab need beside Vagrant, where there is neither a box nor a libvirtd yet."""
+    programs = {
+        "libvirtd": "libvirt-daemon-system",
+        "virsh": "libvirt-clients",
+        "dnsmasq": "dnsmasq-base",
+        "extlinux": "extlinux",
+        "slirp4netns": "slirp4netns",
+    }
+    missing = {program: package for program, package in programs.items() if not shutil.which(program)}
+    return f"no program {', '.join(missing)} (Debian: apt install {' '.join(missing.values())})" if missing else None
+
+
 PROBES: dict[Feature, Callable[[], str | None]] = {
     Feature.ANSIBLE: _ansible,
     Feature.ROOT: _root,
@@ -191,4 +205,5 @@ PROBES: dict[Feature, Callable[[], str | None]] = {
     Feature.IPIP: _ipip,
     Feature.BPF: _bpf,
     Feature.BCC: _bcc,
+    Feature.LIBVIRT: _libvirt,
 }

@@ -19,7 +19,7 @@ SUITE = "bookworm"
 REPOSITORY = Path(__file__).parents[2]
 CONTROL = REPOSITORY / "debian" / "control"
 # Beside the dependencies: what a machine that boots has, what the tests look with, and what Ansible works by.
-SYSTEM = ("dbus", "ifupdown", "iproute2", "openssh-server", "procps", "python3-apt", "systemd-sysv", "udev")
+SYSTEM = ("dbus", "ifupdown", "iproute2", "procps", "python3-apt", "systemd-sysv", "udev")
 BUILD_DEADLINE = 900
 
 

@@ -1,9 +1,10 @@
-"""`python -m tests.vagrant`: the whole lab of vagrant/ from nothing. Six machines start, Ansible makes two directors,
-three real servers and a client of them, again, and the second time nothing changes; the smoke play proves the lab.
-Then all of it goes away.
+"""`python -m tests.vagrant [DIRECTORY]`: the whole lab of vagrant/ from nothing. Six machines start, Ansible makes two
+directors, three real servers and a client of them, again, and the second time nothing changes; the smoke play proves
+the lab. Then all of it goes away. KERNLB_NODES chooses machines: a director without the others is proven alone.
 
-Needs root, but neither KVM nor a box server: the box is built here, libvirt runs in namespaces of its own. Writes
-build/vagrant/: steps.xml and smoke-*.xml (JUnit), times.txt, suffered.json, and a log of each step.
+Needs root, but neither KVM nor a box server: the box is built here, libvirt runs in namespaces of its own. Writes to
+the new directory, build/vagrant/ unless given: steps.xml and those of the plays (JUnit), times.txt, suffered.json,
+and a log of each step.
 """
 
 import io
@@ -34,6 +35,8 @@ VAGRANT = REPOSITORY / "vagrant"
 BUILD = REPOSITORY / "build" / "vagrant"
 BOXES = cache_directory() / "boxes"
 BOX = "kernlb/bookworm"
+DIRECTORS = {"lb1", "lb2"}
+SMOKING = {*DIRECTORS, "rs1", "rs2", "client"}
 PROGRESS = re.compile(r"[^\n]*\r|\x1b\[[0-9;]*[A-Za-z]")
 RECAP = re.compile(r"^(\S+) +: ok=(\d+) +changed=(\d+)", re.MULTILINE)
 LAST_WORDS = 3000
@@ -47,13 +50,14 @@ class RunError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Commands inside a lab, each with its log in the build directory."""
+    """Commands inside a lab, each with its log in the directory."""
 
     lab: Lab
+    directory: Path
     environment: Mapping[str, str]
 
     def call(self, log: str, *command: str, timeout: float) -> str:
-        file = BUILD / f"{log}.log"
+        file = self.directory / f"{log}.log"
         with file.open("wb") as output:
             process = subprocess.Popen(
                 self.lab.inside(*command, directory=VAGRANT),
@@ -78,15 +82,16 @@ class Run:
         return said
 
 
-def main() -> int:
+def main(directory: Path) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     if os.geteuid() != 0:
         print("vagrant-test: needs root, for libvirt in namespaces of its own", file=sys.stderr)
         return 1
-    shutil.rmtree(BUILD, ignore_errors=True)
-    BUILD.mkdir(parents=True)
-    steps = Steps(BUILD)
+    if directory == BUILD:
+        shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    steps = Steps(directory)
     try:
         with tempfile.TemporaryDirectory(prefix="kernlb-vagrant-") as work:
             _everything(steps, Path(work))
@@ -101,18 +106,18 @@ def main() -> int:
 
 
 def _everything(steps: Steps, work: Path) -> None:
-    environment = _environment(work)
+    environment = _environment(work, steps.directory)
     with steps.step("the box"):
         file = None if "KERNLB_BOX" in os.environ else box()
     with steps.step("the package"):
-        subprocess.run([str(REPOSITORY / "debian" / "build"), str(work)], check=True, stdout=subprocess.DEVNULL)
-        (package,) = work.glob("*.deb")
+        given = os.environ.get("KERNLB_PACKAGE")
+        package = Path(given).absolute() if given else _package(work)
     with steps.step("the driver") as step:
         driver = step.figures = os.environ.get("KERNLB_LIBVIRT_DRIVER") or ("kvm" if _kvm_works() else "qemu")
     environment |= {"KERNLB_LIBVIRT_DRIVER": driver, "KERNLB_PACKAGE": str(package)}
     (work / "lab").mkdir()
     with lab(work / "lab") as built:
-        run = Run(built, environment)
+        run = Run(built, steps.directory, environment)
         if file:
             with steps.step("vagrant box add"):
                 _add(run, file)
@@ -121,17 +126,27 @@ def _everything(steps: Steps, work: Path) -> None:
             run.call("up", "vagrant", "up", timeout=UP)
         environment["KERNLB_PROVISION"] = "1"
         with steps.step("converge") as step:
-            _converge(run, "converge", step)
+            machines = set(_converge(run, "converge", step))
         with steps.step("converge again: nothing changes") as step:
-            if _converge(run, "converge-again", step):
-                raise RunError(f"the second run changed something: {BUILD}/converge-again.log")
-        with steps.step("smoke") as step:
-            _smoke(run, work, step)
+            if any(_converge(run, "converge-again", step).values()):
+                raise RunError(f"the second run changed something: {steps.directory}/converge-again.log")
+        if machines >= SMOKING:
+            with steps.step("smoke") as step:
+                _smoke(run, work, step)
+        elif len(machines & DIRECTORS) == 1:
+            with steps.step("a director alone balances"):
+                _play(run, work, "alone")
         with steps.step("vagrant destroy"):
             run.call("destroy", "vagrant", "destroy", "--force", timeout=UP)
 
 
-def _environment(work: Path) -> dict[str, str]:
+def _package(work: Path) -> Path:
+    subprocess.run([str(REPOSITORY / "debian" / "build"), str(work)], check=True, stdout=subprocess.DEVNULL)
+    (package,) = work.glob("*.deb")
+    return package
+
+
+def _environment(work: Path, directory: Path) -> dict[str, str]:
     """Nothing of it lies in the tree or at home; the cache keeps the unpacked box for the next run."""
     BOXES.mkdir(parents=True, exist_ok=True)
     (work / "vagrant").mkdir()
@@ -145,6 +160,8 @@ def _environment(work: Path) -> dict[str, str]:
         "VAGRANT_CHECKPOINT_DISABLE": "1",
         "KERNLB_ANSIBLE": str(_ansible()),
         "KERNLB_PROVISION": "0",
+        "ANSIBLE_CALLBACKS_ENABLED": "ansible.builtin.junit",
+        "JUNIT_OUTPUT_DIR": str(directory),
     }
 
 
@@ -174,28 +191,29 @@ def _add(run: Run, file: Path) -> None:
     added.write_text(file.name)
 
 
-def _converge(run: Run, log: str, step: Step) -> int:
-    """How many tasks changed something."""
+def _converge(run: Run, log: str, step: Step) -> dict[str, int]:
+    """How many tasks changed something, by machine."""
     said = run.call(log, "vagrant", "provision", timeout=CONVERGE)
     changed = {host: int(count) for host, _, count in RECAP.findall(said)}
     step.figures = "changed: " + ", ".join(f"{host} {count}" for host, count in changed.items())
     if not changed:
-        raise RunError(f"no recap in {BUILD}/{log}.log")
-    return sum(changed.values())
+        raise RunError(f"no recap in {run.directory}/{log}.log")
+    return changed
 
 
 def _smoke(run: Run, work: Path, step: Step) -> None:
-    inventory = work / "machines" / "provisioners" / "ansible" / "inventory"
-    report = BUILD / "suffered.json"
-    reporting = {"ANSIBLE_CALLBACKS_ENABLED": "ansible.builtin.junit", "JUNIT_OUTPUT_DIR": str(BUILD)}
-    told = Run(run.lab, {**run.environment, **reporting})
-    play = (str(_ansible()), "--inventory", str(inventory), "--extra-vars", f"report={report}", "smoke.yml")
-    told.call("smoke", *play, timeout=SMOKE)
+    report = run.directory / "suffered.json"
+    _play(run, work, "smoke", "--extra-vars", f"report={report}")
     step.figures = "; ".join(
         f"{name}: {sum(found['failed'].values())} of {found['requests']} requests lost, {found['late']} late, "
         f"{sum(found['broken'].values())} of {found['held']} connections broken"
         for name, found in json.loads(report.read_text()).items()
     )
+
+
+def _play(run: Run, work: Path, play: str, *options: str) -> None:
+    inventory = work / "machines" / "provisioners" / "ansible" / "inventory"
+    run.call(play, str(_ansible()), "--inventory", str(inventory), *options, f"{play}.yml", timeout=SMOKE)
 
 
 def _leave(number: int, _frame: FrameType | None) -> NoReturn:
@@ -204,4 +222,4 @@ def _leave(number: int, _frame: FrameType | None) -> NoReturn:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Path(sys.argv[1]).absolute() if sys.argv[1:] else BUILD))

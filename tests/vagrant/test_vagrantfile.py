@@ -10,7 +10,7 @@ import pytest
 from tests.vagrant.__main__ import VAGRANT
 
 BIN = Path(sys.executable).parent
-PLAYS = ("site.yml", "smoke.yml")
+PLAYS = ("site.yml", "smoke.yml", "alone.yml")
 INVENTORY = "[directors]\nlb1\nlb2\n[real_servers]\nrs1\n[clients]\nclient\n"
 
 

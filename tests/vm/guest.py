@@ -33,8 +33,7 @@ CONSOLE_TAIL = 3000
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """A command and all that its guest should be; memory in MiB, timeout in seconds, boot included. `root` is a tree
-    of this machine that becomes the guest's; with `systemd` that is the first process, and the command a service. `ssh`
-    is a port of 127.0.0.1 that leads to the guest's port 22 at 10.0.2.15 on a network of its own; 0 for no network."""
+    of this machine that becomes the guest's; with `systemd` that is the first process, and the command a service."""
 
     command: Sequence[str]
     directory: Path
@@ -47,7 +46,6 @@ class Job:
     merge_output: bool = False
     root: Path = Path("/")
     systemd: bool = False
-    ssh: int = 0
 
 
 def run(job: Job, *, kernel: Kernel, initramfs: Path, stdout: BinaryIO, stderr: BinaryIO) -> int:
@@ -139,9 +137,6 @@ def _qemu(job: Job, kernel: Kernel, initramfs: Path, filesystem: Filesystem, wor
         # Files, not pipes: QEMU writes them whole, so nothing is in flight when the guest powers off.
         arguments += ["-chardev", f"file,id={name},path={work}/{name}"]
         arguments += ["-device", f"virtserialport,chardev={name},name=vm.{name}"]
-    if job.ssh:
-        arguments += ["-netdev", f"user,id=outside,restrict=on,hostfwd=tcp:127.0.0.1:{job.ssh}-10.0.2.15:22"]
-        arguments += ["-device", "virtio-net-pci,netdev=outside"]
     if filesystem is Filesystem.VIRTIOFS:
         arguments += ["-object", f"memory-backend-memfd,id=memory,size={job.memory}M,share=on"]
         arguments += ["-machine", "memory-backend=memory"]
