@@ -4,7 +4,7 @@ load.py serve NAME PORT...                          answer each request with NAM
 load.py ask ADDRESS COUNT NAME=PORT...              COUNT requests of each service, each on a connection of its own
 load.py endure ADDRESS SECONDS STOP RATE HELD NAME=PORT...
     RATE new connections a second to each service, and HELD connections that each ask once a second and are not
-    opened again; until the file STOP is there, at most SECONDS
+    opened again; until the file STOP is there, at most SECONDS. STOP.held lists their ports here, as IPVS writes them
 Clients print JSON, by service.
 """
 
@@ -43,6 +43,10 @@ class End:
 
     def reached(self) -> bool:
         return self.told() or time.monotonic() > self.latest
+
+    def holds(self, port: int) -> None:
+        with self.file.with_name(f"{self.file.name}.held").open("a") as held:
+            held.write(f"{port:04X}\n")
 
 
 def main(verb: str, *words: str) -> None:
@@ -125,6 +129,7 @@ async def _held(address: str, port: int, offset: float, end: End) -> str | None:
     writer = None
     try:
         reader, writer = await asyncio.wait_for(asyncio.open_connection(address, port), PATIENCE)
+        end.holds(writer.get_extra_info("sockname")[1])
         while not end.reached():
             writer.write(b"GET / HTTP/1.1\r\nHost: held\r\n\r\n")
             await asyncio.wait_for(read_answer(reader), PATIENCE)

@@ -205,9 +205,10 @@ def _smoke(run: Run, work: Path, step: Step) -> None:
     report = run.directory / "suffered.json"
     _play(run, work, "smoke", "--extra-vars", f"report={report}")
     step.figures = "; ".join(
-        f"{name}: {sum(found['failed'].values())} of {found['requests']} requests lost, {found['late']} late, "
+        f"{event}, {name}: {sum(found['failed'].values())} of {found['requests']} requests lost, {found['late']} late, "
         f"{sum(found['broken'].values())} of {found['held']} connections broken"
-        for name, found in json.loads(report.read_text()).items()
+        for event, services in json.loads(report.read_text()).items()
+        for name, found in services.items()
     )
 
 
