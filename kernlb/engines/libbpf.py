@@ -186,11 +186,12 @@ class Program:
 
 
 class Object:
-    """An object file: opened, then sized, then loaded. Closing it keeps what is pinned or attached."""
+    """An object file: opened, then sized, then loaded. Closing or forgetting it keeps what is pinned or attached."""
 
     def __init__(self, path: Path) -> None:
+        self._object: int | None = None
         self._path = path
-        self._object: int | None = library().bpf_object__open_file(os.fsencode(path), None)
+        self._object = library().bpf_object__open_file(os.fsencode(path), None)
         if not self._object:
             raise refused(f"open {path}", ctypes.get_errno(), hint="build it: make -C bpf")
 
@@ -204,6 +205,9 @@ class Object:
         if self._object:
             library().bpf_object__close(self._object)
             self._object = None
+
+    def __del__(self) -> None:
+        self.close()
 
     def _map(self, name: str) -> int:
         found: int | None = library().bpf_object__find_map_by_name(self._object, name.encode())

@@ -46,13 +46,13 @@ class _MapInfo(ctypes.Structure):
 
 
 class Map:
-    """A map by its descriptor, which it owns."""
+    """A map by its descriptor, which it owns, and which ends with it at the latest."""
 
-    def __init__(self, descriptor: int, *, owned: bool = True) -> None:
+    def __init__(self, descriptor: int) -> None:
+        self.fd = descriptor
         info = _MapInfo()
         size = c_uint32(ctypes.sizeof(info))
         check(library().bpf_obj_get_info_by_fd(descriptor, ctypes.byref(info), ctypes.byref(size)), "ask a map's shape")
-        self.fd = descriptor
         self.id: int = info.id
         self.name: str = info.name.decode()
         self.key_size: int = info.key_size
@@ -61,7 +61,6 @@ class Map:
         per_cpu = info.type in (5, 6, 10)  # PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH
         self.value_size: int = (info.value_size + 7) // 8 * 8 if per_cpu else info.value_size
         self.values_per_key: int = possible_cpus() if per_cpu else 1
-        self._owned = owned
 
     @classmethod
     def create_array(cls, name: str, *, value_size: int, max_entries: int, flags: int = 0) -> "Map":
@@ -76,9 +75,12 @@ class Map:
         return cls(check(library().bpf_obj_get(os.fsencode(path)), f"open {path}"))
 
     def close(self) -> None:
-        if self._owned and self.fd >= 0:
+        if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+    def __del__(self) -> None:
+        self.close()
 
     def __enter__(self) -> "Map":
         return self

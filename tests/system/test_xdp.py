@@ -109,15 +109,17 @@ def serve_tcp(name: str) -> None:
 def serve_udp(name: str) -> None:
     """From the address that was asked, as it has several: one socket for each."""
     places = [*VIP.values(), *(addresses[name] for addresses in REAL.values())]
-    sockets = []
+    sockets = {}
+    ready = select.epoll()
     for place in places:
         sock = socket.socket(socket.AF_INET6 if ":" in place else socket.AF_INET, socket.SOCK_DGRAM)
         sock.bind((place, PORT))
-        sockets.append(sock)
+        sockets[sock.fileno()] = sock
+        ready.register(sock, select.EPOLLIN)
     while True:
-        for sock in select.select(sockets, [], [])[0]:
-            _, peer = sock.recvfrom(2048)
-            sock.sendto(f"{name} {peer[0]}".encode(), peer)
+        for number, _ in ready.poll():
+            _, peer = sockets[number].recvfrom(2048)
+            sockets[number].sendto(f"{name} {peer[0]}".encode(), peer)
 
 
 def open_tunnel(family: int) -> None:
