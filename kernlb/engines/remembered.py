@@ -13,6 +13,8 @@ from kernlb.plan import Operation
 FULL = 60.0
 """Seconds after which everything is read again, whatever the signs say."""
 _MANY = 32
+_UNKNOWN = -1
+"""The digest of a service that was just written to: no hash of Python's is this."""
 
 
 class Remembered:
@@ -104,6 +106,8 @@ class RememberedIpvs:
                 self._read = None
             else:
                 self._stale.add(service)
+        # Whoever undoes it at once leaves the kernel as it was at the last look.
+        self._digest = {**self._digest, **dict.fromkeys(self._stale, _UNKNOWN)}
         self._engine.apply(operations)
 
     def counters(self) -> Mapping[Key, Counters]:
