@@ -378,7 +378,8 @@ def _understands(book: Book) -> bool:
 
 
 def _timeouts(wish: Wish) -> tuple[int, ...]:
-    """Ticks by state of a flow. One that is closed waits as long as its server's TIME_WAIT."""
-    opening, closed = 30.0, 60.0
+    """Ticks by state of a flow. One that is closed waits as long as its server's TIME_WAIT: 60 seconds, and some more
+    where the kernel's timer wheel counts by the half dozen (512 jiffies at 100 Hz)."""
+    opening, closed = 30.0, 66.0
     seconds = (0.0, opening, wish.tcp, wish.tcp_fin, closed, wish.udp)
     return tuple(int(each / TICK) + 1 if each else 0 for each in seconds)
