@@ -17,7 +17,7 @@ from kernlb.daemon import telling
 from kernlb.daemon.daemon import Daemon
 from kernlb.daemon.options import Machine, same_engines
 from kernlb.daemon.probation import Probation
-from kernlb.daemon.unhurried import Shared, unhurried
+from kernlb.daemon.unhurried import Answer, unhurried
 from kernlb.errors import KernlbError
 from kernlb.journal import Journal, Level
 from kernlb.pool import ServerName
@@ -64,9 +64,9 @@ class Orders:
         self._temporary: str | None = None
         self._one = asyncio.Lock()
         self._probation = Probation()
-        self._documents = Shared(self._looked, version=self._version)
-        self._status = Shared(self._in_json, version=self._version)
-        self._metrics = Shared(self._exposed)
+        self._documents = Answer(self._looked, version=self._version)
+        self._status = Answer(self._in_json, version=self._version)
+        self._metrics = Answer(self._exposed)
 
     # --- what there is
 

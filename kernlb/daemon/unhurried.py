@@ -29,7 +29,7 @@ async def unhurried(work: Iterable[T]) -> list[T]:
     return found
 
 
-class Shared(Generic[T]):
+class Answer(Generic[T]):
     """One answer for all who ask within FRESH. Whoever asks after the `version` has changed gets another."""
 
     def __init__(self, make: Callable[[], Awaitable[T]], *, version: Callable[[], object] = lambda: None) -> None:

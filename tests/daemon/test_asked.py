@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from kernlb.daemon import unhurried
-from kernlb.daemon.unhurried import Shared
+from kernlb.daemon.unhurried import Answer
 from kernlb.errors import KernlbError
 from kernlb.metrics import exposition
 from tests.daemon.world import Server, World, half_request, service, until
@@ -93,15 +93,15 @@ def test_an_answer_is_shared_by_all_who_ask_within_its_time_until_there_is_anoth
             await asyncio.sleep(0.01)
             return answer
 
-        shared = Shared(make, version=lambda: version)
-        assert await asyncio.gather(*(shared.get() for _ in range(20))) == [1] * 20
-        assert await shared.get() == 1
+        answer = Answer(make, version=lambda: version)
+        assert await asyncio.gather(*(answer.get() for _ in range(20))) == [1] * 20
+        assert await answer.get() == 1
         version = 2
-        under_way = asyncio.create_task(shared.get())
+        under_way = asyncio.create_task(answer.get())
         await asyncio.sleep(0)
         version = 3
         # What is under way was begun before this one asked, and may know nothing of it.
-        assert await asyncio.gather(shared.get(), shared.get(), under_way) == [3, 3, 2]
+        assert await asyncio.gather(answer.get(), answer.get(), under_way) == [3, 3, 2]
 
     play(scene)
 
@@ -116,8 +116,8 @@ def test_a_client_who_leaves_takes_no_answer_from_the_others() -> None:
             await asyncio.sleep(0.01)
             return begun
 
-        shared = Shared(make)
-        first, second = asyncio.create_task(shared.get()), asyncio.create_task(shared.get())
+        answer = Answer(make)
+        first, second = asyncio.create_task(answer.get()), asyncio.create_task(answer.get())
         await asyncio.sleep(0)
         first.cancel()
         assert await second == 2
