@@ -32,6 +32,7 @@ def examine(
             *engines.sysctls(table, patient),
             *engines.conntrack(config, patient),
             *network.vips(config, patient),
+            *network.sources(config, patient),
             *network.silence(config, servers, patient),
             *network.routes(servers),
             *network.one_arm(config, servers, patient),

@@ -90,6 +90,24 @@ def routes(servers: Sequence[Placed]) -> Iterator[Finding]:
             yield Finding("route", each.about, Verdict.OK, f"is reached through {name}")
 
 
+def sources(config: Config, patient: Patient) -> Iterator[Finding]:
+    """Where full NAT's connections come from: an address whose packets get here, and to no other gateway."""
+    fronts = {address for service in config.services for address in _addresses(service)}
+    for address in config.addresses.source:
+        about = f"addresses.source, {address}"
+        route = patient.route(address)
+        if address in fronts:
+            cause = "is a VIP too: with it the ports go to the next gateway, which knows nothing of connections on them"
+            fix = "name an address that stays with this gateway"
+            yield Finding("source", about, Verdict.WARNING, cause, fix)
+        elif route is not None and route.local:
+            yield Finding("source", about, Verdict.OK, "is an address of this machine")
+        else:
+            cause = "is no address of this machine: answers come back only if the servers' routes to it lead here"
+            fix = f"ip addr add {address}/{address.max_prefixlen} dev lo, or name an address that this machine has"
+            yield Finding("source", about, Verdict.WARNING, cause, fix)
+
+
 _GATEWAY = "make this director the gateway of the real server's answers"
 
 

@@ -76,6 +76,14 @@ def test_a_vip_belongs_to_this_machine_or_is_going_to(ward: Ward) -> None:
     assert ward.look(lambda patient: network.vips(managed, patient)) == [("vip", "ok")]
 
 
+def test_answers_to_full_nat_come_to_this_gateway_and_to_no_other(ward: Ward) -> None:
+    for source, found in (("10.0.0.254", "ok"), ("192.0.2.1", "warning"), ("10.0.0.77", "warning")):
+        of = config("fullnat", more=f'[addresses]\nsource = ["{source}"]\n')
+        assert ward.look(lambda patient, of=of: network.sources(of, patient)) == [("source", found)]
+    ip(ward.director, "addr add 10.0.0.77/32 dev lo\n")
+    assert ward.look(lambda patient: network.sources(of, patient)) == [("source", "ok")]
+
+
 @pytest.mark.parametrize(
     ("forwarding", "near", "far"),
     [
