@@ -152,8 +152,7 @@ def pool(
 
 def _moves(server: Server) -> bool:
     """Something may give a share of the configured weight: a slow start, an agent, a file."""
-    asked = (server.check, server.agent)
-    return bool(server.slow_start) or any(c and isinstance(c.probe, AgentProbe | FileProbe) for c in asked)
+    return bool(server.slow_start) or any(isinstance(c.probe, AgentProbe | FileProbe) for c in server.probed)
 
 
 def _all(service: Service) -> list[Server]:

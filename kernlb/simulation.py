@@ -108,7 +108,7 @@ class _Server:
     silent: bool = False
     seconds: float = 0.001
     connections: int = 0
-    checks: list[Check] = field(default_factory=list)
+    checks: tuple[Check, ...] = ()
     healths: list[Health] = field(default_factory=list)
 
 
@@ -131,9 +131,9 @@ class _Simulation:
         for service in config.services:
             for server in all_servers(service):
                 name = (service.name, server.name)
-                checks = [check for check in (server.check,) if check is not None]
-                self._servers[name] = _Server(checks=checks, healths=[Health(check, now=0.0) for check in checks])
-                for number, check in enumerate(checks):
+                healths = [Health(check, now=0.0) for check in server.checks]
+                self._servers[name] = _Server(checks=server.checks, healths=healths)
+                for number, check in enumerate(server.checks):
                     self._plan(check.interval * (len(self._queue) % 7) / 7, name, number)
 
     def run(self) -> Iterator[Change]:

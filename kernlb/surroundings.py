@@ -101,7 +101,7 @@ def _covers(key: MarkKey, service: Endpoint) -> bool:
 def check_timeouts(config: Config) -> CheckTimeouts | None:
     """What conntrack is to know of the checks' connections: an answer in time belongs to its SYN. None where nothing
     is checked over TCP."""
-    checks = [each for service in config.services for s in all_servers(service) for each in (s.check, s.agent) if each]
+    checks = [check for service in config.services for server in all_servers(service) for check in server.probed]
     patient = [check.patience for check in checks if not isinstance(check.probe, TRACELESS)]
     return CheckTimeouts(ceil(max(patient))) if patient else None
 

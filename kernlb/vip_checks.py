@@ -34,19 +34,20 @@ PATHLESS: tuple[type[Probe], ...] = (PingProbe, CommandProbe, FileProbe, AgentPr
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How the probes of one server get to it. `asked` are VIPs and ports."""
+    """How the probes of one server get to it. `vips` with the port that each is bound to."""
 
     name: ServerName
     server: Server
     mark: int
-    asked: tuple[tuple[IPAddress, int], ...]
+    vips: tuple[tuple[IPAddress, int], ...]
 
-    def checks(self, check: Check) -> tuple[Check, ...]:
-        """What the configured check becomes: one for each VIP and port."""
+    def probes(self, check: Check) -> tuple[Check, ...]:
+        """What a configured check becomes: one for each VIP and port, where it goes through the VIP."""
+        if not check.via_vip:
+            return (check,)
         toward = self.server.address if check.bind_address is None else None
-        return tuple(
-            replace(check, address=address, port=port, mark=self.mark, toward=toward) for address, port in self.asked
-        )
+        asked = dict.fromkeys((vip, check.port or self.server.port or port) for vip, port in self.vips)
+        return tuple(replace(check, address=vip, port=port, mark=self.mark, toward=toward) for vip, port in asked)
 
     @property
     def service(self) -> Fwmark:
@@ -71,26 +72,25 @@ class Way:
 
 
 def ways(config: Config) -> dict[ServerName, Way]:
-    """Of every server whose check goes through the VIP."""
+    """Of every server with a check that goes through the VIP."""
     found = {
-        (service.name, server.name): (server, asked(service, server))
+        (service.name, server.name): (server, vips(service, server))
         for service in config.services
         for server in all_servers(service)
-        if server.check is not None and server.check.via_vip
+        if any(check.via_vip for check in server.checks)
     }
     if not found:
         return {}
     base = config.engine.mark_base
     taken = assign((service.name for service in config.services), base=base).values()
     marks = assign(("/".join(name) for name in found), base=base, beside=set(taken))
-    return {name: Way(name, server, marks["/".join(name)], vips) for name, (server, vips) in found.items()}
+    return {name: Way(name, server, marks["/".join(name)], bound) for name, (server, bound) in found.items()}
 
 
-def asked(service: Service, server: Server) -> tuple[tuple[IPAddress, int], ...]:
-    """Each VIP of the server's family with the port to ask there; empty where the service is bound to none."""
-    port = None if server.check is None else server.check.port
+def vips(service: Service, server: Server) -> tuple[tuple[IPAddress, int], ...]:
+    """Each VIP of the server's family with its first port; empty where the service is bound to none."""
     found = {
-        (bind.address, port or server.port or bind.first): None
+        (bind.address, bind.first): None
         for bind in service.binds
         if isinstance(bind, AddressBind)
         and not isinstance(bind.address, Family)

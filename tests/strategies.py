@@ -195,7 +195,7 @@ def servers(
     bound: tuple[Bind, ...],
     protocol: Protocol,
     forwardings: st.SearchStrategy[Forwarding],
-    shared: st.SearchStrategy[Check | None],
+    shared: st.SearchStrategy[tuple[Check, ...]],
     sorry: bool = False,
 ) -> Server:
     forwarding = draw(forwardings)
@@ -222,7 +222,7 @@ def servers(
         backup=not sorry and draw(st.booleans()),
         disabled=not sorry and draw(st.booleans()),
         slow_start=0.0 if sorry else draw(st.sampled_from([0.0, 0.0, 30.0, 0.25])),
-        check=draw(shared),
+        checks=draw(shared),
         agent=draw(st.none() | checks(st.builds(AgentProbe, send=octets))),
     )
 
@@ -233,8 +233,8 @@ def services(draw: st.DrawFn, number: int = 0, *, name: str | None = None) -> Se
     protocol = draw(st.sampled_from(Protocol))
     everywhere = draw(st.sampled_from(Forwarding))
     forwardings = st.just(everywhere) | st.sampled_from(Forwarding)
-    common = draw(st.none() | checks())
-    shared = st.just(common) | st.none() | checks()
+    some = st.lists(checks(), max_size=1).map(tuple)
+    shared = st.just(draw(some)) | some
     host = servers(bound=bound, protocol=protocol, forwardings=forwardings, shared=shared)
     pool = draw(st.lists(host, max_size=4, unique_by=(lambda s: s.name, lambda s: (s.address, s.port))))
     taken = {(s.address, s.port) for s in pool}
@@ -245,7 +245,7 @@ def services(draw: st.DrawFn, number: int = 0, *, name: str | None = None) -> Se
         )
     )
     scheduler = draw(st.sampled_from([*Scheduler, *Policy]))
-    if isinstance(scheduler, Policy) and any(server.check is None for server in pool):
+    if isinstance(scheduler, Policy) and any(not server.checks for server in pool):
         scheduler = Scheduler.WRR
     one_way = {Forwarding.DIRECT, Forwarding.TUNNEL} & {s.forwarding for s in [*pool, *([sorry] if sorry else [])]}
     families = _families(bound)

@@ -68,12 +68,12 @@ def test_the_tour_is_read_as_it_says() -> None:
     )
     assert api.scheduler is Policy.LEAST_RESPONSE_TIME
     check = Check(probe=HttpProbe(path="/healthz"), timeout=1.0)
-    server1 = Server(name="server1", address=IPv4Address("10.0.0.1"), port=80, check=check)
+    server1 = Server(name="server1", address=IPv4Address("10.0.0.1"), port=80, checks=(check,))
     server2 = Server(
-        name="server2", address=IPv4Address("10.0.0.2"), port=80, weight=2, max_connections=500, check=check
+        name="server2", address=IPv4Address("10.0.0.2"), port=80, weight=2, max_connections=500, checks=(check,)
     )
     assert api.servers == (server1, server2)
-    assert api.sorry_server == Server(name="sorry", address=IPv4Address("10.0.0.99"), port=80, check=check)
+    assert api.sorry_server == Server(name="sorry", address=IPv4Address("10.0.0.99"), port=80, checks=(check,))
 
 
 def test_a_bind_without_a_server_of_its_family_is_advised_against_with_its_line() -> None:
@@ -128,11 +128,11 @@ def test_a_check_inherits_its_timing_always_and_its_questions_from_the_same_kind
         'c = { address = "10.0.0.3:80", check = false }\nd = { address = "10.0.0.4:80", check = { host = "d" } }',
         before='[defaults]\ncheck = { type = "http", interval = "1s", method = "HEAD" }',
     )
-    assert [server.check for server in found.servers] == [
-        Check(probe=HttpProbe(path="/a", method="HEAD"), interval=1.0),
-        Check(probe=TcpProbe(), interval=1.0, rise=5),
-        None,
-        Check(probe=HttpProbe(path="/a", method="HEAD", host="d"), interval=1.0),
+    assert [server.checks for server in found.servers] == [
+        (Check(probe=HttpProbe(path="/a", method="HEAD"), interval=1.0),),
+        (Check(probe=TcpProbe(), interval=1.0, rise=5),),
+        (),
+        (Check(probe=HttpProbe(path="/a", method="HEAD", host="d"), interval=1.0),),
     ]
 
 

@@ -191,7 +191,7 @@ class _Builder:
             backup=backup,
             disabled=disabled,
             slow_start=slow_start,
-            check=check,
+            checks=() if check is None else (check,),
             agent=agent,
         )
 

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from kernlb.checks.spec import CommandProbe, FileProbe, PingProbe
+from kernlb.checks.spec import Check, CommandProbe, FileProbe, PingProbe
 from kernlb.config.findings import Finding, Path
 from kernlb.config.notation import write_bind, write_socket
 from kernlb.config.values import (
@@ -28,7 +28,7 @@ from kernlb.model import (
     TunnelKind,
     family_of,
 )
-from kernlb.vip_checks import PATHLESS, asked
+from kernlb.vip_checks import PATHLESS, vips
 
 ONE_WAY = frozenset({Forwarding.DIRECT, Forwarding.TUNNEL})
 """Replies go past the director, and ports stay as the client wrote them."""
@@ -165,7 +165,7 @@ def _service(service: Service, path: Path) -> Iterator[Finding]:
         more = f" with its hysteresis of {service.hysteresis}" if service.hysteresis else ""
         wrong = f"a quorum of {service.quorum}{more} is out of reach: the weights sum up to {total}"
         yield Finding((*path, "quorum"), wrong, f"write at most {max(1, total - service.hysteresis)}")
-    if isinstance(service.scheduler, Policy) and (unchecked := [s.name for s in service.servers if s.check is None]):
+    if isinstance(service.scheduler, Policy) and (unchecked := [s.name for s in service.servers if not s.checks]):
         wrong = f"{service.scheduler} learns from checks, and {', '.join(unchecked[:3])} has none"
         yield Finding((*path, "scheduler"), wrong, 'write check = { type = "http", path = "/" }')
 
@@ -239,7 +239,7 @@ def _servers(service: Service, config: Config, path: Path) -> Iterator[Finding]:
             yield Finding((*here, "min_connections"), "begins again where it never stopped", hint)
         yield from _tunnel(server, here)
         yield from _via_vip(service, server, config, here)
-        if server.check and not (server.port or server.check.port or isinstance(server.check.probe, PORTLESS)):
+        if not server.port and any(not (c.port or isinstance(c.probe, PORTLESS)) for c in server.checks):
             hint = "write port = 80 in the check, or at the server"
             yield Finding(here, "the server has no port of its own: its check needs one", hint)
 
@@ -247,10 +247,13 @@ def _servers(service: Service, config: Config, path: Path) -> Iterator[Finding]:
 def _via_vip(service: Service, server: Server, config: Config, path: Path) -> Iterator[Finding]:
     if server.agent is not None and server.agent.via_vip:
         yield Finding((*path, "agent", "via_vip"), "an agent speaks for its server, not for the VIP", "leave it out")
-    check = server.check
-    if check is None or not check.via_vip:
-        return
-    here = (*path, "check", "via_vip")
+    for index, check in enumerate(server.checks):
+        if check.via_vip:
+            place = ("check",) if len(server.checks) == 1 else ("check", index)
+            yield from _check_via_vip(service, server, check, config, (*path, *place, "via_vip"))
+
+
+def _check_via_vip(service: Service, server: Server, check: Check, config: Config, here: Path) -> Iterator[Finding]:
     fixed = next((n for n in ("address", "mark", "interface") if getattr(check, n) is not None), None)
     engine = service.engine if service.engine is not EngineChoice.AUTO else config.engine.default
     if server.forwarding not in ONE_WAY:
@@ -262,7 +265,7 @@ def _via_vip(service: Service, server: Server, config: Config, path: Path) -> It
         yield Finding(here, f"a check through the VIP chooses its {fixed} itself", f"leave {fixed} or via_vip out")
     elif engine is EngineChoice.XDP:
         yield Finding(here, "engine xdp does not see what the director itself sends", 'write engine = "ipvs"')
-    elif not asked(service, server):
+    elif not vips(service, server):
         wrong = f"the service is bound to no address of the server's family, {family_of(server.address)}"
         yield Finding(here, wrong, "bind an address, or leave via_vip out")
 

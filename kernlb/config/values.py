@@ -82,7 +82,7 @@ Bind = AddressBind | MarkBind
 class Server:
     """`port` 0 keeps the port the client asked for. `max_connections` 0 is no limit; past it the kernel gives the
     server no new connections until it is below `min_connections` (0: three quarters of the maximum).
-    `weight` 0..65535 in configured units. `slow_start` in seconds."""
+    `weight` 0..65535 in configured units. `slow_start` in seconds. It is up while all of its `checks` are."""
 
     name: str
     address: IPAddress
@@ -95,8 +95,13 @@ class Server:
     backup: bool = False
     disabled: bool = False
     slow_start: float = 0.0
-    check: Check | None = None
+    checks: tuple[Check, ...] = ()
     agent: Check | None = None
+
+    @property
+    def probed(self) -> tuple[Check, ...]:
+        """Its checks, and its agent."""
+        return self.checks if self.agent is None else (*self.checks, self.agent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -112,8 +112,8 @@ def _host(server: Server) -> Table:
         table["tunnel"] = _tunnel(server.tunnel)
     if server.slow_start:
         table["slow_start"] = write_duration(server.slow_start)
-    if server.check:
-        table["check"] = check_value(server.check)
+    if server.checks:
+        table["check"] = check_value(server.checks[0])
     if server.agent:
         table["agent"] = agent_value(server.agent)
     return table

@@ -39,10 +39,10 @@ def _meaning(config: Config) -> Meaning:
     """Raises Unsupported where checks could not be carried out: they would find every server down."""
     for service in config.services:
         for server in all_servers(service):
-            probe = server.check.probe if server.check else None
-            if isinstance(probe, CommandProbe) and probe.user is not None and not may_become_others():
+            users = [c.probe.user for c in server.checks if isinstance(c.probe, CommandProbe) and c.probe.user]
+            if users and not may_become_others():
                 raise Unsupported(
-                    f"the check of {server.name} is to run as {probe.user}, which this process may not become",
+                    f"the check of {server.name} is to run as {users[0]}, which this process may not become",
                     where=f"service.{service.name}",
                     hint=BECOME,
                 )

@@ -18,9 +18,9 @@ def watched(config: Config) -> Iterable[Watched[ServerName]]:
         timed = isinstance(service.scheduler, Policy)
         for server in all_servers(service):
             way = through_vips.get((service.name, server.name))
-            checks = tuple(check for check in (server.check, server.agent) if check is not None)
-            if way is not None and server.check is not None:
-                checks = (*way.checks(server.check), *checks[1:])
+            checks = server.probed
+            if way is not None:
+                checks = tuple(probe for check in checks for probe in way.probes(check))
             if checks:
                 yield Watched(
                     key=(service.name, server.name),

@@ -52,4 +52,4 @@ def _quoted(word: str) -> str:
 def _checks(config: Config) -> Iterator[Check]:
     for each in config.services:
         for server in (*each.servers, *filter(None, (each.sorry_server,))):
-            yield from filter(None, (server.check, server.agent))
+            yield from server.probed

@@ -61,7 +61,7 @@ def test_the_articles_file_loses_nothing() -> None:
         ("server1", "10.0.0.1", 80),
         ("server2", "10.0.0.2", 80),
     ]
-    assert all(server.forwarding is Forwarding.FULLNAT and server.check == Check() for server in service.servers)
+    assert all(server.forwarding is Forwarding.FULLNAT and server.checks == (Check(),) for server in service.servers)
 
 
 @pytest.mark.parametrize("text", ACCEPTED)
@@ -117,8 +117,8 @@ def test_defaults_are_handed_down_and_overridden() -> None:
     )
     a, b = config.services
     assert (a.scheduler, b.scheduler) == (Scheduler.WLC, Scheduler.SH)
-    assert [server.check for server in a.servers] == [Check(interval=5, fall=1), Check(interval=1, fall=1)]
-    assert b.servers[0].check == Check()
+    assert [server.checks for server in a.servers] == [(Check(interval=5, fall=1),), (Check(interval=1, fall=1),)]
+    assert b.servers[0].checks == (Check(),)
 
 
 def test_environment_and_setenv_reach_later_lines() -> None:
@@ -235,7 +235,7 @@ def services(draw: st.DrawFn, number: int) -> Service:
         draw(PROBES),
         draw(st.sampled_from([Forwarding.NAT, Forwarding.FULLNAT])),
     )
-    checks = st.none() | st.builds(
+    check = st.builds(
         Check,
         probe=st.just(probe),
         interval=MILLISECONDS,
@@ -265,7 +265,7 @@ def services(draw: st.DrawFn, number: int) -> Service:
         backup=st.booleans(),
         disabled=st.booleans(),
         slow_start=st.integers(0, 90).map(float),
-        check=checks,
+        checks=st.lists(check, max_size=1).map(tuple),
         agent=agents,
     )
     scheduler = draw(st.sampled_from([Scheduler.WRR, Scheduler.WLC, Scheduler.SH, Scheduler.MH]))

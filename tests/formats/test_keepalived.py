@@ -69,11 +69,11 @@ def test_the_sample_says_what_it_means() -> None:
     assert (web.quorum, web.hysteresis, web.on_failure) == (2, 1, OnFailure.QUIESCE)
     assert web.persistence == Persistence(60, 24)
     assert web.sorry_server is not None
-    assert web.sorry_server.check is None
+    assert not web.sorry_server.checks
     one, two = web.servers
     ok = (StatusRange(first=200, last=200),)
     assert (str(one.address), one.port, one.weight, one.forwarding) == ("10.1.0.1", 8080, 3, Forwarding.NAT)
-    assert one.check == Check(
+    assert one.checks[0] == Check(
         probe=HttpProbe(path="/healthz", status=ok, host="www.example.org"),
         interval=6,
         timeout=3,
@@ -81,22 +81,23 @@ def test_the_sample_says_what_it_means() -> None:
         fall=3,
         fast_interval=1,
     )
-    assert two.check == Check(interval=6, timeout=5, rise=1, fall=2, fast_interval=1, port=9090)
+    assert two.checks == (Check(interval=6, timeout=5, rise=1, fall=2, fast_interval=1, port=9090),)
     assert (dns.protocol, dns.one_packet, dns.flags) == (Protocol.UDP, True, frozenset({SchedulerFlag.PORT}))
-    assert [server.check and server.check.probe for server in dns.servers] == [
+    assert [check.probe for server in dns.servers for check in server.checks] == [
         DnsProbe(name="example.org", record_type="A"),
         CommandProbe(argv=("/usr/bin/env", "test", "-e", "/run/a b"), exit=Exit.WEIGHT, user="root"),
         UdpProbe(payload=b"\1\2", require_reply=True, match=Match(text=b"\3")),
     ]
     assert {server.tunnel for server in mail.servers} == {Tunnel(TunnelKind.GUE, 6080, TunnelChecksum.CHECKSUM)}
-    assert [server.check and server.check.probe for server in mail.servers] == [SmtpProbe(helo="lb1"), PingProbe()]
+    assert [check.probe for server in mail.servers for check in server.checks] == [SmtpProbe(helo="lb1"), PingProbe()]
 
 
 def of_server(block: str, *, globals: str = "", users: tuple[str, ...] = ()) -> tuple[Check | None, dict[str, Line]]:
     """The check that checkers of one real server make, and what became of each line, by its text."""
     service = f"virtual_server 192.0.2.1 25 {{\nprotocol TCP\nreal_server 10.0.0.1 25 {{\n{block}}}\n}}\n"
     found = keepalived.read(f"global_defs {{\n{globals}}}\n{service}", file="x", known=users.__contains__)
-    return found.config.services[0].servers[0].check, {line.text: line for line in found.lines}
+    (server,) = found.config.services[0].servers
+    return server.checks[0] if server.checks else None, {line.text: line for line in found.lines}
 
 
 @pytest.mark.parametrize(
@@ -273,7 +274,7 @@ METHODS = st.sampled_from(
 def services(draw: st.DrawFn, number: int) -> Service:
     v6 = draw(st.booleans())
     addresses = V6 if v6 else V4
-    checks = st.none() | st.builds(
+    check = st.builds(
         Check,
         probe=PROBES,
         interval=SECONDS,
@@ -289,11 +290,12 @@ def services(draw: st.DrawFn, number: int) -> Service:
     vip = IPv6Address((0x20010DB9 << 96) + number) if v6 else IPv4Address((192 << 24) + number)
 
     def canonical(server: Server, method: tuple[Forwarding, Tunnel | None]) -> Server:
-        check = server.check
-        if check is not None and check.fast_interval == check.interval:
-            check = replace(check, fast_interval=None)
+        checks = tuple(
+            replace(check, fast_interval=None) if check.fast_interval == check.interval else check
+            for check in server.checks
+        )
         name = f"{server.address}-{server.port}"
-        return replace(server, name=name, forwarding=method[0], tunnel=method[1], check=check)
+        return replace(server, name=name, forwarding=method[0], tunnel=method[1], checks=checks)
 
     servers = st.builds(
         Server,
@@ -302,7 +304,7 @@ def services(draw: st.DrawFn, number: int) -> Service:
         port=st.just(port),
         weight=st.integers(3, 65535),
         max_connections=st.integers(0, 65535),
-        check=checks,
+        checks=st.lists(check, max_size=1).map(tuple),
     )
     pool = draw(
         st.lists(

@@ -103,7 +103,7 @@ class Pools:
                 backup=options.backup,
                 disabled=options.disabled,
                 slow_start=options.slowstart,
-                check=check,
+                checks=() if check is None else (check,),
                 agent=probes.agent(backend, line, self.finder.one),
             )
         except Refused as refused:

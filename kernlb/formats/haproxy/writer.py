@@ -40,7 +40,7 @@ def write(config: Config) -> str:
 
 def _global(config: Config) -> Iterator[str]:
     commands = any(
-        server.check and checked(server.check).external for service in config.services for server in service.servers
+        checked(check).external for service in config.services for server in service.servers for check in server.checks
     )
     if config.max_connections is not None or commands:
         yield "global"
@@ -155,7 +155,7 @@ def _back(service: Service, config: Config) -> Iterator[str]:
 
 def _checks(servers: tuple[Server, ...]) -> Iterator[str]:
     """How the servers are checked, said once for all of them as HAProxy has it."""
-    checks = [server.check for server in servers if server.check is not None]
+    checks = [server.checks[0] for server in servers if server.checks]
     if not checks:
         return
     first = checked(checks[0])

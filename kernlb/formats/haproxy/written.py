@@ -58,8 +58,8 @@ def server_words(server: Server, weight: int) -> str:
     if server.slow_start:
         words += ["slowstart", time(server.slow_start)]
     words += [word for word, true in (("backup", server.backup), ("disabled", server.disabled)) if true]
-    if server.check is not None and checked(server.check).said:
-        words += _check_words(server.check)
+    if server.checks and checked(server.checks[0]).said:
+        words += _check_words(server.checks[0])
     if server.agent is not None and isinstance(server.agent.probe, AgentProbe) and server.agent.port:
         words += _agent_words(server.agent, server.agent.probe)
     return " ".join(words)

@@ -111,7 +111,7 @@ def _unsaid(config: Config) -> Iterator[str]:
             yield f"{where}max_connections {service.max_connections}"
         if service.sorry_server is not None or any(server.backup for server in service.servers):
             yield f"{where}sorry and backup servers"
-        if any(server.check is not None or server.agent is not None for server in service.servers):
+        if any(server.probed for server in service.servers):
             yield f"{where}checks"
 
 

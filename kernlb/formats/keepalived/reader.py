@@ -318,8 +318,8 @@ class _Reader:
         for extra in (*spoken[1:], *(each for each in checkers if each.keyword in UNSPOKEN)):
             for deeper in extra.all():
                 self.ledger.say(deeper.line, UNSPOKEN.get(extra.keyword, _FURTHER))
-        check = checker(spoken[0], pace, self.account, self.ledger) if spoken else None
-        return replace(server, check=check, forwarding=method.forwarding, tunnel=method.tunnel), quiesce
+        checks = tuple(checker(each, pace, self.account, self.ledger) for each in spoken[:1])
+        return replace(server, checks=checks, forwarding=method.forwarding, tunnel=method.tunnel), quiesce
 
 
 def _about_itself(word: str, *, off: bool) -> Remark:

@@ -43,8 +43,8 @@ def write(config: Config) -> str:
 def _global(config: Config) -> Iterator[str]:
     if config.timers is not None:
         yield f"lvs_timeouts tcp {config.timers.tcp} tcpfin {config.timers.tcp_fin} udp {config.timers.udp}"
-    checks = (server.check for service in config.services for server in service.servers)
-    if any(check is not None and isinstance(check.probe, CommandProbe) for check in checks):
+    checks = (check for service in config.services for server in service.servers for check in server.checks)
+    if any(isinstance(check.probe, CommandProbe) for check in checks):
         # keepalived refuses scripts whose safety nobody has asked it to check.
         yield "script_user root"
         yield "enable_script_security"
@@ -132,8 +132,8 @@ def _server(server: Server) -> Iterator[str]:
         yield f"    uthreshold {server.max_connections}"
     if server.min_connections:
         yield f"    lthreshold {server.min_connections}"
-    if server.check is not None:
-        for line in checker(server.check):
+    for check in server.checks:
+        for line in checker(check):
             yield f"    {line}"
     yield "}"
 
