@@ -233,7 +233,7 @@ def services(draw: st.DrawFn, number: int = 0, *, name: str | None = None) -> Se
     protocol = draw(st.sampled_from(Protocol))
     everywhere = draw(st.sampled_from(Forwarding))
     forwardings = st.just(everywhere) | st.sampled_from(Forwarding)
-    some = st.lists(checks(), max_size=1).map(tuple)
+    some = st.lists(checks(), max_size=3).map(tuple)
     shared = st.just(draw(some)) | some
     host = servers(bound=bound, protocol=protocol, forwardings=forwardings, shared=shared)
     pool = draw(st.lists(host, max_size=4, unique_by=(lambda s: s.name, lambda s: (s.address, s.port))))

@@ -50,7 +50,7 @@ _OTHER_KEYS = {
 }  # fmt: skip
 """Other tools' words for keys."""
 
-_SHORT: dict[str | int, str] = {"check": "tcp", "tunnel": "ipip", "persistence": "5m", "match": "ok", "expect": "+OK"}
+_SHORT: dict[str, str] = {"check": "tcp", "tunnel": "ipip", "persistence": "5m", "match": "ok", "expect": "+OK"}
 _RESTORES_NOTHING = frozenset({"protocol", "servers", "bind", "forwarding"})
 _STANDS_FOR = {"persistence": True, "max_connections": 1}
 """Keys of a service without which the rest of it cannot be judged; and what stands for others meanwhile."""
@@ -185,7 +185,8 @@ def _finding(detail: ErrorDetails, document: Mapping[str, Any]) -> Finding:
             return Finding(path, f"{shown(value)} is not an array", hint)
         case "dict_type" | "model_type" | "model_attributes_type":
             host = path[-2:-1] == ("servers",) or path[-1:] == ("sorry_server",)
-            short = "10.0.0.1:80" if host else _SHORT.get(path[-1])
+            key = next((part for part in reversed(path) if isinstance(part, str)), "")
+            short = "10.0.0.1:80" if host else _SHORT.get(key)
             hint = f'write "{short}" or {{ key = value }}' if short else f"write [{dotted(path)}] or {{ key = value }}"
             return Finding(path, f"{shown(value)} is not a table", hint)
         case "greater_than_equal" | "less_than_equal":

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from kernlb.checks.spec import Check, CheckKind
-from kernlb.config.check_build import Layer, build_check
+from kernlb.config.check_build import Layer, build_check, build_checks
 from kernlb.config.findings import Finding, Path
 from kernlb.config.keys import (
     DefaultKeys,
@@ -98,7 +98,7 @@ class _Builder:
         path: Path = ("service", name)
         checks = self.layers(keys, path, "check")
         agents = self.layers(keys, path, "agent")
-        check, agent = self.check(checks), self.agent(agents)
+        found, agent = build_checks(checks, self.findings), self.agent(agents)
 
         def server(called: str, host: HostKeys, where: Path) -> Server:
             own = host.model_fields_set
@@ -107,7 +107,7 @@ class _Builder:
                 host,
                 where,
                 keys,
-                self.check([*checks, ((*where, "check"), host.check)]) if "check" in own else check,
+                build_checks([*checks, ((*where, "check"), host.check)], self.findings) if "check" in own else found,
                 self.agent([*agents, ((*where, "agent"), host.agent)]) if "agent" in own else agent,
             )
 
@@ -147,12 +147,9 @@ class _Builder:
                 return value
         return default
 
-    def layers(self, keys: ServiceKeys, path: Path, key: str) -> list[Layer]:
+    def layers(self, keys: ServiceKeys, path: Path, key: str) -> list[tuple[Path, Any]]:
         written: list[tuple[Path, DefaultKeys]] = [(("defaults", key), self.defaults), ((*path, key), keys)]
         return [(where, getattr(layer, key)) for where, layer in written if key in layer.model_fields_set]
-
-    def check(self, layers: Sequence[Layer]) -> Check | None:
-        return build_check(layers, self.findings)
 
     def agent(self, layers: Sequence[Layer]) -> Check | None:
         agent = build_check(layers, self.findings, default=CheckKind.AGENT)
@@ -161,7 +158,13 @@ class _Builder:
         return agent
 
     def server(
-        self, name: str, keys: HostKeys, path: Path, service: ServiceKeys, check: Check | None, agent: Check | None
+        self,
+        name: str,
+        keys: HostKeys,
+        path: Path,
+        service: ServiceKeys,
+        checks: tuple[Check, ...],
+        agent: Check | None,
     ) -> Server:
         address, port = keys.address
         if keys.port is not None:
@@ -191,7 +194,7 @@ class _Builder:
             backup=backup,
             disabled=disabled,
             slow_start=slow_start,
-            checks=() if check is None else (check,),
+            checks=checks,
             agent=agent,
         )
 

@@ -68,7 +68,31 @@ _PROBE_OF = {
 _REQUIRED = {CheckKind.COMMAND: "argv", CheckKind.FILE: "path"}
 
 Layer = tuple[Path, CheckKeys | None]
-"""One table's word on the check, outermost first; None says "not at all"."""
+"""One table's word on a check, outermost first; None says "not at all"."""
+
+
+def build_checks(
+    layers: Sequence[tuple[Path, CheckKeys | list[CheckKeys] | None]], findings: list[Finding]
+) -> tuple[Check, ...]:
+    """An array takes the place of what was said further out, and hands nothing on: its checks inherit, each as if it
+    stood alone, from single ones."""
+    singles: list[Layer] = []
+    several: list[list[Layer]] = []
+    wanted = False
+    for path, keys in layers:
+        wanted = keys is not None
+        if isinstance(keys, list):
+            several = [[*singles, ((*path, index), each)] for index, each in enumerate(keys)]
+        elif keys is None or not several:
+            singles.append((path, keys))
+        elif keys.type is not None:
+            singles.append((path, keys))
+            several = []
+        elif keys.model_fields_set:
+            wrong = f"{len(several)} checks further out: which of them is meant?"
+            findings.append(Finding(path, wrong, "write an array of all checks, or type = ... for one in their place"))
+    built = [build_check(each, findings) for each in several or [singles]] if wanted else []
+    return tuple(check for check in built if check is not None)
 
 
 def build_check(layers: Sequence[Layer], findings: list[Finding], *, default: CheckKind | None = None) -> Check | None:

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any
 
-from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import Discriminator, Field, Tag, ValidatorFunctionWrapHandler, WrapValidator
 
 from kernlb.checks.spec import CheckKind, Exit, Start, Transport
 from kernlb.config.fields import (
@@ -198,10 +198,16 @@ def _check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
             return None
         case True:
             return handler({})
-        case str():
-            return handler({"type": value})
         case _:
-            return handler(value)
+            return _one(value, handler)
+
+
+def _one(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    return handler({"type": value} if isinstance(value, str) else value)
+
+
+def _shape(value: object) -> str:
+    return "array" if isinstance(value, list) else "table"
 
 
 def _agent(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
@@ -210,5 +216,11 @@ def _agent(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
     return handler({"port": value} if isinstance(value, int) and value is not True else value)
 
 
-CheckEntry = Annotated[CheckKeys | None, WrapValidator(_check, json_schema_input_type=bool | Kind | CheckKeys)]
+_Several = Annotated[
+    list[Annotated[CheckKeys, WrapValidator(_one, json_schema_input_type=Kind | CheckKeys)]], Field(min_length=1)
+]
+CheckEntry = Annotated[
+    Annotated[Annotated[CheckKeys, Tag("table")] | Annotated[_Several, Tag("array")], Discriminator(_shape)] | None,
+    WrapValidator(_check, json_schema_input_type=bool | Kind | CheckKeys | _Several),
+]
 AgentEntry = Annotated[CheckKeys | None, WrapValidator(_agent, json_schema_input_type=bool | Port | CheckKeys)]

@@ -124,7 +124,9 @@ class HostKeys(Keys):
     min_connections: Count | None = Field(
         default=None, description="It gets new ones again below this many. Default: three quarters of the maximum."
     )
-    check: CheckEntry = Field(default=None, description="How this server is checked; false: not at all.")
+    check: CheckEntry = Field(
+        default=None, description="How this server is checked, if not like the others; false: not at all."
+    )
     agent: AgentEntry = Field(
         default=None, description="An agent on the server that sets its weight: a port, or a table."
     )
@@ -168,7 +170,10 @@ class DefaultKeys(Keys):
         default=None, description="Clients stay on their server: true, a time, or a table."
     )
     check: CheckEntry = Field(
-        default=None, description="How servers are checked. Without it they always count as up.", examples=["tcp"]
+        default=None,
+        description="How servers are checked; without it they always count as up. An array of checks, which must all "
+        "succeed, takes the place of what is said further out; each of them inherits as a single one would.",
+        examples=["tcp", ["tcp", {"type": "http", "path": "/healthz"}]],
     )
     agent: AgentEntry = Field(
         default=None, description="An agent on the servers that sets their weight: a port, or a table."

@@ -113,7 +113,8 @@ def _host(server: Server) -> Table:
     if server.slow_start:
         table["slow_start"] = write_duration(server.slow_start)
     if server.checks:
-        table["check"] = check_value(server.checks[0])
+        written = [check_value(check) for check in server.checks]
+        table["check"] = written[0] if len(written) == 1 else written
     if server.agent:
         table["agent"] = agent_value(server.agent)
     return table

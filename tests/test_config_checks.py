@@ -1,0 +1,87 @@
+"""Laws of several checks in a kernlb.toml: what an array of them inherits, hands on and is told when it is wrong."""
+
+import pytest
+
+from kernlb.checks.spec import Check, HttpProbe, TcpProbe, TlsOptions
+from kernlb.config import load, write
+from tests.test_config import BIND, mistakes, refused, service
+
+BOTH = f'{BIND}\ncheck = ["tcp", {{ type = "http", path = "/a" }}]'
+OUTER = '[defaults]\ncheck = { type = "http", interval = "5s", path = "/d" }\n'
+TCP, HTTP = Check(), Check(probe=HttpProbe(path="/a"))
+
+
+def test_an_array_is_all_the_checks_of_a_server() -> None:
+    (server,) = service(BOTH).servers
+    assert server.checks == (TCP, HTTP)
+    tables = '[[service.s.check]]\ntype = "tcp"\n[[service.s.check]]\ntype = "http"\npath = "/a"\n'
+    assert service(f"{BIND}\n{tables}").servers[0].checks == (TCP, HTTP)
+
+
+def test_an_array_of_one_is_as_the_one() -> None:
+    assert service(f'{BIND}\ncheck = ["tcp"]') == service(f'{BIND}\ncheck = "tcp"')
+
+
+def test_each_check_of_an_array_inherits_as_if_it_stood_alone() -> None:
+    each = ['"tcp"', '{ type = "https", rise = 1 }', '{ path = "/x" }', '{ type = "http", interval = "1s" }']
+    together = service(f"{BIND}\ncheck = [{', '.join(each)}]", before=OUTER).servers[0].checks
+    alone = [service(f"{BIND}\ncheck = {one}", before=OUTER).servers[0].checks for one in each]
+    assert [(check,) for check in together] == alone
+    assert together[1] == Check(probe=HttpProbe(path="/d", tls=TlsOptions()), interval=5.0, rise=1)
+
+
+def test_an_array_takes_the_place_of_what_is_said_further_out_and_hands_nothing_on() -> None:
+    found = service(
+        f'{BIND}\ncheck = [{{ type = "http", path = "/a", fall = 9 }}, {{ type = "tcp", rise = 9 }}]',
+        'a = "10.0.0.1:80"\nb = { address = "10.0.0.2:80", check = ["tcp", { type = "http", path = "/b" }] }\n'
+        'c = { address = "10.0.0.3:80", check = "tcp" }\nd = { address = "10.0.0.4:80", check = false }\n'
+        'e = { address = "10.0.0.5:80", check = true }',
+        before='[defaults]\ncheck = { interval = "5s" }',
+    )
+    a = (Check(probe=HttpProbe(path="/a"), interval=5.0, fall=9), Check(interval=5.0, rise=9))
+    b = (Check(interval=5.0), Check(probe=HttpProbe(path="/b"), interval=5.0))
+    assert [server.checks for server in found.servers] == [a, b, (Check(probe=TcpProbe(), interval=5.0),), (), a]
+
+
+def test_a_table_that_does_not_say_which_of_several_checks_it_means_is_refused() -> None:
+    said = refused(BOTH, 'a = { address = "10.0.0.1:80", check = { interval = "1s" } }')
+    assert said.startswith("servers.a.check: 2 checks further out")
+    assert "type = " in said
+
+
+@pytest.mark.parametrize(
+    ("wrong", "path", "said"),
+    [
+        ('["tcp", { type = "http", interval = "x" }]', "check[1].interval", "not a duration"),
+        ('["tcp", { type = "http", pth = "/" }]', "check[1].pth", 'did you mean "path"'),
+        ('["tcp", { path = "/" }]', "check[1].path", "means nothing to a check of type tcp"),
+        ('["tcp", "htpp"]', "check[1]", 'did you mean "http"'),
+        ('["tcp", { type = "command" }]', "check[1]", "needs argv"),
+        ('["tcp", { type = "tcp", via_vip = true }]', "servers.a.check[1].via_vip", "forwarding nat gives"),
+        ('["tcp", true]', "check[1]", "true is not a table"),
+        ('["tcp", ["tcp"]]', "check[1]", "an array is not a table"),
+        ("[]", "check", "is empty"),
+    ],
+)
+def test_a_mistake_names_the_check_by_its_index(wrong: str, path: str, said: str) -> None:
+    found = refused(f"{BIND}\ncheck = {wrong}")
+    assert found.startswith(f"{path}: ")
+    assert said in found
+
+
+def test_a_mistake_of_an_array_has_its_line() -> None:
+    text = f'[service.s]\n{BIND}\ncheck = [\n  "tcp",\n  {{ type = "http", rise = 0 }},\n]\n'
+    assert [(m.path, m.line) for m in mistakes(text)] == [("service.s.check[1].rise", 5)]
+    tables = f'[service.s]\n{BIND}\n[[service.s.check]]\ntype = "tcp"\n[[service.s.check]]\nrise = 0\n'
+    assert [(m.path, m.line) for m in mistakes(tables)] == [("service.s.check[1].rise", 6)]
+
+
+def test_what_all_servers_say_in_an_array_is_written_once() -> None:
+    config = load(f'[service.s]\n{BOTH}\nservers = {{ a = "10.0.0.1:80", b = "10.0.0.2:80" }}\n', "kernlb.toml")
+    assert write(config).count("/a") == 1
+    assert load(write(config), "written") == config
+
+
+def test_every_check_of_a_server_without_a_port_needs_one() -> None:
+    checks = 'check = [{ type = "ping" }, { type = "tcp", port = 80 }, "tcp"]'
+    assert "its check needs one" in refused('bind = "fwmark:7"', f'a = {{ address = "10.0.0.1", {checks} }}')
