@@ -14,11 +14,11 @@ from kernlb.accused import LASTING, Accused
 from kernlb.agenda import Agenda, latest_beat, spread_evenly
 from kernlb.checks.base import Kinds, Late, Prober, Report, Target, target_of
 from kernlb.checks.kinds import Probers
-from kernlb.checks.spec import Address, Check
+from kernlb.checks.spec import Address, Check, FileProbe, measures
 from kernlb.checks.verdict import Code, Outcome, Verdict
 from kernlb.entries import Entry, Server, Watched, groups_of
 from kernlb.haste import HURRY, Haste
-from kernlb.health import Health, State, combined
+from kernlb.health import Health, State
 from kernlb.lateness import Lateness
 from kernlb.standing import Standing
 
@@ -115,10 +115,13 @@ class Checker(Generic[K]):
             if not entries:
                 continue
             server = self._servers[watched.key] = Server(watched, entries)
+            if known is not None and known.watched.address == watched.address:
+                server.state = server.together(known.state)
             for entry in entries:
                 entry.servers.append(server)
             if watched.timed:
-                entries[0].timed += (watched.key,)
+                for entry in [entry for entry in entries if measures(entry.target.check.probe)][:1]:
+                    entry.timed += (watched.key,)
         for identity, entry in former.items():
             if identity not in self._entries:
                 entry.gone = True
@@ -196,6 +199,8 @@ class Checker(Generic[K]):
         if self._accused.most(watched.groups, since=now - LASTING, now=now):
             return
         for entry in server.entries:
+            if isinstance(entry.target.check.probe, FileProbe):
+                continue  # the director's own, which knows nothing of the traffic
             haste = entry.haste = entry.haste or Haste(watched)
             if haste.left or entry.flying > 1:
                 continue
@@ -294,7 +299,7 @@ class Checker(Generic[K]):
     def _tell(self, moved: Iterable[Server[K]]) -> None:
         changes = []
         for server in moved:
-            before, server.state = server.state, combined([entry.health.state for entry in server.entries])
+            before, server.state = server.state, server.together(server.state)
             if before != server.state:
                 changes.append(Change(server.watched.key, before, server.state))
         if changes:

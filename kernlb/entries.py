@@ -2,14 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from kernlb.checks.base import Prober, Target
 from kernlb.checks.spec import Address, Check, CommandProbe
+from kernlb.checks.title import title
 from kernlb.haste import Haste
-from kernlb.health import Health, combined
-from kernlb.standing import Standing, standing
+from kernlb.health import Health, State, Status, combined
+from kernlb.standing import Standing, is_agent, standing
 
 EVERYBODY = object()
 
@@ -81,12 +82,23 @@ class Entry(Generic[K]):
 
 
 class Server(Generic[K]):
-    __slots__ = ("entries", "state", "watched")
+    __slots__ = ("_several", "entries", "state", "watched")
 
     def __init__(self, watched: Watched[K], entries: list[Entry[K]]) -> None:
         self.watched = watched
         self.entries = entries
-        self.state = combined([entry.health.state for entry in entries])
+        self._several = sum(not is_agent(check) for check in watched.checks) > 1
+        self.state = self.together()
+
+    def together(self, before: State | None = None) -> State:
+        """What all its checks say; why it is down names the one of several."""
+        return combined([self._said(entry) for entry in self.entries], before)
+
+    def _said(self, entry: Entry[K]) -> State:
+        state = entry.health.state
+        if not self._several or state.status is not Status.DOWN:
+            return state
+        return replace(state, reason=f"{state.reason} ({title(entry.target.check)})")
 
     @property
     def standing(self) -> Standing:

@@ -8,6 +8,7 @@ agent's orders act at once and stay in force until it gives others.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from math import prod
 from typing import Any, TypeVar
 
 from kernlb.checks.spec import Check, Start, gives_orders
@@ -172,19 +173,22 @@ def _kept(said: T | None, before: T | None) -> T | None:
     return before if said is None else said
 
 
-def combined(states: Sequence[State]) -> State:
-    """One server under several checks: the gravest says what it is, wishes multiply or take the smaller.
+def combined(states: Sequence[State], before: State | None = None) -> State:
+    """One server under several checks: the gravest says what it is and why, wishes multiply or take the smaller. Of
+    several that failed the first one counts, of those that came up the last. What the server was `before` and still is,
+    it has been all the time, whichever of its checks is at fault now.
 
     At least one state.
     """
-    gravest = min(states, key=lambda state: GRAVITY.index(state.status))
+    status = min((state.status for state in states), key=GRAVITY.index)
+    alike = [state for state in states if state.status is status]
+    first = min if status in (Status.DISABLED, Status.DOWN, Status.DRAINING) else max
+    gravest = first(alike, key=lambda state: state.since)
     shares = [state.share for state in states if state.share is not None]
-    share = None
-    for each in shares:
-        share = each if share is None else share * each
     return replace(
         gravest,
-        share=share,
+        since=before.since if before is not None and before.status is status else gravest.since,
+        share=prod(shares) if shares else None,
         weight=min((state.weight for state in states if state.weight is not None), default=None),
         max_connections=min((s.max_connections for s in states if s.max_connections is not None), default=None),
     )

@@ -110,6 +110,7 @@ class _Server:
     connections: int = 0
     checks: tuple[Check, ...] = ()
     healths: list[Health] = field(default_factory=list)
+    timed: int | None = None  # which of its checks says how fast it is
 
 
 def simulate(config: Config, script: Script) -> Iterator[Change]:
@@ -132,7 +133,8 @@ class _Simulation:
             for server in all_servers(service):
                 name = (service.name, server.name)
                 healths = [Health(check, now=0.0) for check in server.checks]
-                self._servers[name] = _Server(checks=server.checks, healths=healths)
+                timed = None if server.timed is None else server.checks.index(server.timed)
+                self._servers[name] = _Server(checks=server.checks, healths=healths, timed=timed)
                 for number, check in enumerate(server.checks):
                     self._plan(check.interval * (len(self._queue) % 7) / 7, name, number)
 
@@ -195,13 +197,15 @@ class _Simulation:
         health, check = server.healths[number], server.checks[number]
         if server.alive and server.seconds <= check.patience:
             verdict = Verdict(Outcome.UP, Code.L4OK, "", server.seconds)
-            self._assessment.sample(name, server.seconds, now=now)
+            if number == server.timed:
+                self._assessment.sample(name, server.seconds, now=now)
         elif server.alive or server.silent:
             verdict = Verdict(Outcome.DOWN, Code.L4TOUT, f"no answer within {check.patience:g} s")
         else:
             verdict = Verdict(Outcome.DOWN, Code.L4CON, "connection refused")
         if health.judge(verdict, now) is not None:
-            self._assessment.judge(name, combined([each.state for each in server.healths]), now=now)
+            state = combined([each.state for each in server.healths], self._assessment.states.get(name))
+            self._assessment.judge(name, state, now=now)
         # A probe without an answer ends with its patience, and the next one starts no sooner.
         took = check.patience if verdict.code is Code.L4TOUT else 0.0
         self._plan(now + max(health.interval, took), name, number)

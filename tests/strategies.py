@@ -245,7 +245,7 @@ def services(draw: st.DrawFn, number: int = 0, *, name: str | None = None) -> Se
         )
     )
     scheduler = draw(st.sampled_from([*Scheduler, *Policy]))
-    if isinstance(scheduler, Policy) and any(not server.checks for server in pool):
+    if isinstance(scheduler, Policy) and any(server.timed is None for server in pool):
         scheduler = Scheduler.WRR
     one_way = {Forwarding.DIRECT, Forwarding.TUNNEL} & {s.forwarding for s in [*pool, *([sorry] if sorry else [])]}
     families = _families(bound)

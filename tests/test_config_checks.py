@@ -3,7 +3,7 @@
 import pytest
 
 from kernlb.checks.spec import Check, HttpProbe, TcpProbe, TlsOptions
-from kernlb.config import load, write
+from kernlb.config import advice, load, write
 from tests.test_config import BIND, mistakes, refused, service
 
 BOTH = f'{BIND}\ncheck = ["tcp", {{ type = "http", path = "/a" }}]'
@@ -85,3 +85,12 @@ def test_what_all_servers_say_in_an_array_is_written_once() -> None:
 def test_every_check_of_a_server_without_a_port_needs_one() -> None:
     checks = 'check = [{ type = "ping" }, { type = "tcp", port = 80 }, "tcp"]'
     assert "its check needs one" in refused('bind = "fwmark:7"', f'a = {{ address = "10.0.0.1", {checks} }}')
+
+
+def test_the_first_check_that_measures_is_the_one_that_weights_learn_from() -> None:
+    learning = f'[service.s]\n{BIND}\nscheduler = "least-response-time"\nservers = {{ a = "10.0.0.1:80" }}\ncheck = '
+    file = '{ type = "file", path = "/run/w" }'
+    (said,) = mistakes(f"{learning}{file}\n")
+    assert "learns from checks" in said.message
+    assert advice(load(f'{learning}[{file}, "tcp", "http"]\n', "kernlb.toml"))
+    assert not advice(load(f'{learning}[{file}, "http", "tcp"]\n', "kernlb.toml"))

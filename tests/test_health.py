@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -142,6 +143,18 @@ def test_the_gravest_check_says_what_a_server_is():
     assert status(Status.DOWN, Status.DISABLED) is Status.DISABLED
 
 
+def test_of_several_checks_that_failed_the_first_says_why_and_of_those_that_came_up_the_last():
+    assert combined([state(Status.DOWN, 9), state(Status.DOWN, 5)]).since == 5
+    assert combined([state(Status.UP, 9), state(Status.UP, 5)]).since == 9
+    assert combined([state(Status.UP, 9), state(Status.DOWN, 5), state(Status.DOWN, 4)]).since == 4
+
+
+def test_a_server_that_is_down_by_one_check_after_another_has_been_down_all_the_time():
+    both = combined([state(Status.DOWN, 9), state(Status.UP, 5)], before=state(Status.DOWN, 7))
+    assert (both.status, both.since) == (Status.DOWN, 7)
+    assert combined([state(Status.UP, 9), state(Status.UP, 5)], before=both).since == 9
+
+
 def test_wishes_of_several_checks_multiply_or_take_the_smaller():
     both = combined(
         [
@@ -161,6 +174,22 @@ states = st.builds(
     weight=st.none() | st.integers(0, 256),
     max_connections=st.none() | st.integers(0, 2**31),
 )
+
+
+@given(st.lists(states, min_size=1, max_size=4))
+def test_a_server_serves_while_all_its_checks_say_so(several):
+    assert combined(several).serves is all(each.serves for each in several)
+    assert combined(several).status in {each.status for each in several}
+
+
+@given(st.lists(states, min_size=1, max_size=4), st.randoms(use_true_random=False))
+def test_the_order_of_checks_changes_no_weight(several, random):
+    shuffled = random.sample(several, len(several))
+    one, other = combined(several), combined(shuffled)
+    assert (one.status, one.since, one.weight, one.max_connections) == (
+        other.status, other.since, other.weight, other.max_connections,
+    )  # fmt: skip
+    assert one.share == pytest.approx(other.share)
 
 
 @given(states)

@@ -208,6 +208,13 @@ def gives_orders(probe: Probe) -> bool:
     return isinstance(probe, AgentProbe | FileProbe) or (isinstance(probe, CommandProbe) and probe.exit is Exit.WEIGHT)
 
 
+def measures(probe: Probe) -> bool:
+    """Whether its verdicts say how long the server took to answer."""
+    if isinstance(probe, UdpProbe):
+        return probe.require_reply or probe.match is not None
+    return not isinstance(probe, AgentProbe | FileProbe)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     """One check of one server. Equal specs of one address and port are one probe, however many services share it."""

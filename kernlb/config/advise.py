@@ -44,7 +44,7 @@ def _about(service: Service) -> Iterator[Finding]:
         way_out = 'flags = ["fallback"]' if service.scheduler is Scheduler.SH else 'scheduler = "mh"'
         yield Finding((*path, "scheduler"), wrong, f"write {way_out}")
     if isinstance(service.scheduler, Policy) and any(
-        isinstance(check.probe, TcpProbe | PingProbe) for server in service.servers for check in server.checks[:1]
+        server.timed and isinstance(server.timed.probe, TcpProbe | PingProbe) for server in service.servers
     ):
         wrong = f"{service.scheduler} sees the network's time in this check, not the application's"
         yield Finding((*path, "scheduler"), wrong, 'write check = { type = "http", path = "/..." }')

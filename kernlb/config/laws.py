@@ -165,8 +165,8 @@ def _service(service: Service, path: Path) -> Iterator[Finding]:
         more = f" with its hysteresis of {service.hysteresis}" if service.hysteresis else ""
         wrong = f"a quorum of {service.quorum}{more} is out of reach: the weights sum up to {total}"
         yield Finding((*path, "quorum"), wrong, f"write at most {max(1, total - service.hysteresis)}")
-    if isinstance(service.scheduler, Policy) and (unchecked := [s.name for s in service.servers if not s.checks]):
-        wrong = f"{service.scheduler} learns from checks, and {', '.join(unchecked[:3])} has none"
+    if isinstance(service.scheduler, Policy) and (untimed := [s.name for s in service.servers if s.timed is None]):
+        wrong = f"{service.scheduler} learns from checks that measure time, and {', '.join(untimed[:3])} has none"
         yield Finding((*path, "scheduler"), wrong, 'write check = { type = "http", path = "/" }')
 
 

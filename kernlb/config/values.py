@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from kernlb.checks.spec import Check
+from kernlb.checks.spec import Check, measures
 from kernlb.model import (
     EngineName,
     Family,
@@ -102,6 +102,11 @@ class Server:
     def probed(self) -> tuple[Check, ...]:
         """Its checks, and its agent."""
         return self.checks if self.agent is None else (*self.checks, self.agent)
+
+    @property
+    def timed(self) -> Check | None:
+        """The first of its checks that measures how long an answer takes."""
+        return next((check for check in self.checks if measures(check.probe)), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
