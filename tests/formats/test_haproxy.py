@@ -10,7 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernlb.checks.spec import AgentProbe, Check, Expect, HttpProbe, Match, Send, SmtpProbe, StatusRange, TcpProbe
+from kernlb.checks.spec import (
+    AgentProbe,
+    Check,
+    Expect,
+    FileProbe,
+    HttpProbe,
+    Match,
+    Send,
+    SmtpProbe,
+    StatusRange,
+    TcpProbe,
+)
 from kernlb.config.values import AddressBind, Addresses, Config, Server, Service
 from kernlb.errors import ConfigError
 from kernlb.formats import haproxy
@@ -315,6 +326,25 @@ def test_the_real_haproxy_accepts_what_is_written(tmp_path_factory: pytest.TempP
     text = haproxy.write(config)
     said, why = accepted(text, tmp_path_factory.mktemp("written"))
     assert said, why + text
+
+
+SEVERAL = (Check(probe=FileProbe(path="/run/w")), Check(probe=HttpProbe(path="/a")), Check(port=9090))
+
+
+def checked_by(checks: tuple[Check, ...]) -> str:
+    server = Server(name="s", address=IPv4Address("10.0.0.1"), port=80, checks=checks)
+    service = Service(name="web", binds=(AddressBind(IPv4Address("192.0.2.1"), 80, 80),), servers=(server,))
+    return haproxy.write(Config(services=(service,)))
+
+
+@pytest.mark.haproxy
+def test_of_several_checks_the_first_that_haproxy_has_is_written_and_the_others_are_named(tmp_path: Path) -> None:
+    text = checked_by(SEVERAL)
+    assert "# not said of web: HAProxy makes one check of a server, and not file /run/w, tcp port 9090\n" in text
+    without = [line for line in text.splitlines() if "makes one check" not in line]
+    assert without == checked_by(SEVERAL[1:2]).splitlines()
+    said, why = accepted(text, tmp_path)
+    assert said, why
 
 
 # --- no input is a traceback

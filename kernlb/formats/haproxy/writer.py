@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 
+from kernlb.checks.title import title
 from kernlb.config.values import AddressBind, Bind, Config, MarkBind, OnFailure, Policy, Server, Service
 from kernlb.formats.haproxy.assemble import KERNEL_TIMERS
-from kernlb.formats.haproxy.written import checked, clean, seconds, server_words, time
+from kernlb.formats.haproxy.written import carried, checked, clean, seconds, server_words, time
 from kernlb.model import Family, Forwarding, Protocol, Scheduler, SchedulerFlag
 
 _BALANCE: dict[Scheduler | Policy, str] = {
@@ -40,7 +41,9 @@ def write(config: Config) -> str:
 
 def _global(config: Config) -> Iterator[str]:
     commands = any(
-        checked(check).external for service in config.services for server in service.servers for check in server.checks
+        (check := carried(server)) and checked(check).external
+        for service in config.services
+        for server in service.servers
     )
     if config.max_connections is not None or commands:
         yield "global"
@@ -155,7 +158,7 @@ def _back(service: Service, config: Config) -> Iterator[str]:
 
 def _checks(servers: tuple[Server, ...]) -> Iterator[str]:
     """How the servers are checked, said once for all of them as HAProxy has it."""
-    checks = [server.checks[0] for server in servers if server.checks]
+    checks = [check for server in servers if (check := carried(server))]
     if not checks:
         return
     first = checked(checks[0])
@@ -206,5 +209,9 @@ def _unsaid(service: Service) -> Iterator[str]:
     kinds = {str(server.forwarding) for server in service.servers}
     if kinds - {Forwarding.FULLNAT, Forwarding.NAT} or len(kinds) > 1:
         yield f"# not said of {name}: forwarding {', '.join(sorted(kinds))}"
+    further = [title(c) for server in service.servers for c in server.checks if c != carried(server)]
+    if further:
+        said = f"# not said of {name}: HAProxy makes one check of a server, and not {', '.join(dict.fromkeys(further))}"
+        yield said.replace("\n", " ")
     if any(server.min_connections for server in service.servers):
         yield f"# not said of {name}: min_connections"

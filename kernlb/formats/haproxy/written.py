@@ -58,11 +58,16 @@ def server_words(server: Server, weight: int) -> str:
     if server.slow_start:
         words += ["slowstart", time(server.slow_start)]
     words += [word for word, true in (("backup", server.backup), ("disabled", server.disabled)) if true]
-    if server.checks and checked(server.checks[0]).said:
-        words += _check_words(server.checks[0])
+    if (check := carried(server)) and checked(check).said:
+        words += _check_words(check)
     if server.agent is not None and isinstance(server.agent.probe, AgentProbe) and server.agent.port:
         words += _agent_words(server.agent, server.agent.probe)
     return " ".join(words)
+
+
+def carried(server: Server) -> Check | None:
+    """The one check of a server that HAProxy makes: the first that it has words for."""
+    return next((check for check in server.checks if checked(check).said), next(iter(server.checks), None))
 
 
 def _check_words(check: Check) -> list[str]:
