@@ -32,14 +32,15 @@ GRAVITY = (Status.DISABLED, Status.DOWN, Status.DRAINING, Status.UP, Status.UNKN
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """What is known of a server. `since` is in the caller's time. `share`, `weight` and `max_connections` are the
-    server's own wish (Orders); None: it has none."""
+    """What is known of a server. `since` is in the caller's time. `share`, `weight`, `adjust` and
+    `max_connections` are the server's own wish (Orders); None: it has none."""
 
     status: Status
     since: float
     reason: str
     share: float | None = None
     weight: int | None = None
+    adjust: int | None = None
     max_connections: int | None = None
 
     @property
@@ -81,7 +82,7 @@ class Health:
         if not gives_orders(self._check.probe):
             if last.status in (Status.DRAINING, Status.DISABLED):
                 return
-            last = replace(last, share=None, weight=None, max_connections=None)
+            last = replace(last, share=None, weight=None, adjust=None, max_connections=None)
         self.state = last
         match last.status:
             case Status.UP:
@@ -119,6 +120,7 @@ class Health:
             status=self._status(),
             share=_kept(wish.share, before.share),
             weight=_kept(wish.weight, before.weight),
+            adjust=_kept(wish.adjust, before.adjust),
             max_connections=_kept(wish.max_connections, before.max_connections),
         )
         if after == before:
@@ -174,7 +176,8 @@ def _kept(said: T | None, before: T | None) -> T | None:
 
 
 def combined(states: Sequence[State], before: State | None = None) -> State:
-    """One server under several checks: the gravest says what it is and why, wishes multiply or take the smaller. Of
+    """One server under several checks: the gravest says what it is and why; shares multiply, adjustments add up, of
+    weights and limits the smallest counts. Of
     several that failed the first one counts, of those that came up the last. What the server was `before` and still is,
     it has been all the time, whichever of its checks is at fault now.
 
@@ -184,12 +187,14 @@ def combined(states: Sequence[State], before: State | None = None) -> State:
     alike = [state for state in states if state.status is status]
     first = min if status in (Status.DISABLED, Status.DOWN, Status.DRAINING) else max
     gravest = first(alike, key=lambda state: state.since)
+    adjustments = [state.adjust for state in states if state.adjust is not None]
     shares = [state.share for state in states if state.share is not None]
     return replace(
         gravest,
         since=before.since if before is not None and before.status is status else gravest.since,
         share=prod(shares) if shares else None,
         weight=min((state.weight for state in states if state.weight is not None), default=None),
+        adjust=sum(adjustments) if adjustments else None,
         max_connections=min((s.max_connections for s in states if s.max_connections is not None), default=None),
     )
 
@@ -204,12 +209,14 @@ def loaded(data: Mapping[str, Any]) -> State | None:
     """None where a state file holds something else than `dumped` wrote."""
     try:
         share, weight, limit = data.get("share"), data.get("weight"), data.get("max_connections")
+        adjust = data.get("adjust")
         return State(
             status=Status(data["status"]),
             since=float(data["since"]),
             reason=str(data["reason"]),
             share=None if share is None else float(share),
             weight=None if weight is None else int(weight),
+            adjust=None if adjust is None else int(adjust),
             max_connections=None if limit is None else int(limit),
         )
     except (KeyError, TypeError, ValueError):

@@ -4,11 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from kernlb.checks.spec import AgentProbe, FileProbe
+from kernlb.checks.spec import AgentProbe, FileProbe, Probe
 from kernlb.config.values import OnFailure, Policy, Server, Service
 
 MOVING_SCALE = 100
 """The kernel's units in a configured one where weights move (slow start, least response time, agents)."""
+
+
+HEAVIEST = 65535
+"""What a weight may be, in configured units."""
 
 
 class Hold(StrEnum):
@@ -33,12 +37,13 @@ class Override:
 @dataclass(frozen=True, slots=True)
 class Rating:
     """What the checks say of one real server. `factor` is its share of the configured weight now; `weight` (in
-    configured units) and `max_connections` are its own wish in place of the configured ones."""
+    configured units) and `max_connections` are its own wish in place of the configured ones; `adjust` is added."""
 
     up: bool = True
     held: bool = False
     factor: float = 1.0
     weight: int | None = None
+    adjust: int = 0
     max_connections: int | None = None
 
 
@@ -75,10 +80,11 @@ def scale_of(service: Service) -> int:
 
 
 def configured_weight(server: Server, rating: Rating = _WELL, override: Override = _NO_OVERRIDE) -> int:
-    """In configured units: the operator's word, else the server's own wish, else the file's."""
+    """In configured units: the operator's word, else the server's own wish, else the file's, adjusted."""
     if override.weight is not None:
         return override.weight
-    return server.weight if rating.weight is None else rating.weight
+    weight = server.weight if rating.weight is None else rating.weight
+    return max(0, min(weight + rating.adjust, HEAVIEST)) if rating.adjust else weight
 
 
 def pool(
@@ -152,7 +158,11 @@ def pool(
 
 def _moves(server: Server) -> bool:
     """Something may give a share of the configured weight: a slow start, an agent, a file."""
-    return bool(server.slow_start) or any(isinstance(c.probe, AgentProbe | FileProbe) for c in server.probed)
+    return bool(server.slow_start) or any(_shares(check.probe) for check in server.probed)
+
+
+def _shares(probe: Probe) -> bool:
+    return isinstance(probe, AgentProbe) or (isinstance(probe, FileProbe) and probe.adjust is None)
 
 
 def _all(service: Service) -> list[Server]:

@@ -16,6 +16,7 @@ def rating(state: State | None, *, factor: float = 1.0) -> Rating:
         held=state.status in (Status.DRAINING, Status.DISABLED),
         factor=factor if state.share is None else factor * state.share,
         weight=state.weight,
+        adjust=state.adjust or 0,
         max_connections=state.max_connections,
     )
 

@@ -125,7 +125,11 @@ probes = st.one_of(
         output_limit=st.integers(1, 1 << 20),
     ),
     st.builds(AgentProbe, send=octets),
-    st.builds(FileProbe, path=st.sampled_from(["/run/weight", "/run/a file"])),
+    st.builds(
+        FileProbe,
+        path=st.sampled_from(["/run/weight", "/run/a file"]),
+        adjust=st.none() | st.integers(1 - 2**31, 2**31 - 1),
+    ),
 )  # fmt: skip
 
 

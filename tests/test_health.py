@@ -1,6 +1,7 @@
 """Health as scripts: verdicts in, states out."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -155,6 +156,12 @@ def test_a_server_that_is_down_by_one_check_after_another_has_been_down_all_the_
     assert combined([state(Status.UP, 9), state(Status.UP, 5)], before=both).since == 9
 
 
+def test_adjustments_of_several_checks_add_up():
+    several = [replace(state(Status.UP), adjust=change) for change in (3, None, -5)]
+    assert combined(several).adjust == -2
+    assert combined(several[1:2]).adjust is None
+
+
 def test_wishes_of_several_checks_multiply_or_take_the_smaller():
     both = combined(
         [
@@ -172,6 +179,7 @@ states = st.builds(
     reason=st.text(max_size=20),
     share=st.none() | st.floats(0, 2.56),
     weight=st.none() | st.integers(0, 256),
+    adjust=st.none() | st.integers(-(2**62), 2**62),
     max_connections=st.none() | st.integers(0, 2**31),
 )
 
@@ -186,8 +194,8 @@ def test_a_server_serves_while_all_its_checks_say_so(several):
 def test_the_order_of_checks_changes_no_weight(several, random):
     shuffled = random.sample(several, len(several))
     one, other = combined(several), combined(shuffled)
-    assert (one.status, one.since, one.weight, one.max_connections) == (
-        other.status, other.since, other.weight, other.max_connections,
+    assert (one.status, one.since, one.weight, one.adjust, one.max_connections) == (
+        other.status, other.since, other.weight, other.adjust, other.max_connections,
     )  # fmt: skip
     assert one.share == pytest.approx(other.share)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kernlb.checks.spec import AgentProbe, Check, FileProbe
 from kernlb.config.values import AddressBind, OnFailure, Policy, Server, Service
-from kernlb.pool import MOVING_SCALE, Hold, Override, Pool, Rating, pool, scale_of
+from kernlb.pool import MOVING_SCALE, Hold, Override, Pool, Rating, configured_weight, pool, scale_of
 
 BIND = AddressBind(IPv4Address("192.0.2.1"), 80, 80)
 DOWN = Rating(up=False)
@@ -93,6 +93,27 @@ def test_moving_weights_count_in_hundredths_and_never_vanish_while_up(rating: Ra
     assert weights(pool(moving, ratings=rated(b=rating)))["b"] == expected
 
 
+@pytest.mark.parametrize(
+    ("rating", "expected"),
+    [
+        (Rating(adjust=3), 8),
+        (Rating(adjust=-3), 2),
+        (Rating(adjust=-9), 0),
+        (Rating(adjust=2**31), 65535),
+        (Rating(weight=7, adjust=3), 10),
+    ],
+)
+def test_what_a_server_adjusts_is_added_to_its_weight_and_never_below_0(rating: Rating, expected: int) -> None:
+    each = service(weights={"b": 5})
+    assert scale_of(each) == 1
+    assert weights(pool(each, ratings=rated(b=rating)))["b"] == expected
+
+
+def test_quorum_counts_adjusted_weights() -> None:
+    assert pool(service("a", quorum=4), ratings=rated(a=Rating(adjust=3))).quorum
+    assert not pool(service("a", weights={"a": 4}, quorum=4), ratings=rated(a=Rating(adjust=-1))).quorum
+
+
 def test_the_operators_weight_is_stronger_than_the_agents() -> None:
     found = pool(service(), ratings=rated(b=Rating(weight=7)), overrides=ordered(b=Override(weight=3)))
     assert weights(found)["b"] == 3
@@ -108,6 +129,10 @@ def test_a_service_whose_servers_may_ask_for_shares_has_moving_weights(probe) ->
     assert scale_of(service()) == 1
     asking = replace(service(), servers=(replace(server("a"), agent=Check(probe=probe)),))
     assert scale_of(asking) == MOVING_SCALE
+    adjusting = replace(
+        service(), servers=(replace(server("a"), checks=(Check(probe=FileProbe(path="/w", adjust=1)),)),)
+    )
+    assert scale_of(adjusting) == 1
 
 
 @pytest.mark.parametrize(
@@ -238,6 +263,7 @@ ratings = st.builds(
     held=st.booleans(),
     factor=st.sampled_from([0.0, 0.1, 0.5, 1.0, 3.0]),
     weight=st.none() | st.integers(0, 5),
+    adjust=st.integers(-3, 3),
 )
 overrides = st.builds(
     Override,
@@ -284,7 +310,7 @@ def test_what_holds_always(each: Service, said: dict, orders: dict, had: bool) -
         and r.factor
         and (o := orders.get(("web", s.name), Override())).hold is None
         and not o.drained
-        and (o.weight if o.weight is not None else s.weight if r.weight is None else r.weight)
+        and configured_weight(s, r, o)
     ]
     if able:
         assert any(member.weight for member in found.members)

@@ -151,6 +151,25 @@ def test_a_daemon_takes_a_server_out_by_its_second_check_and_says_so(tmp_path: P
     asyncio.run(scene())
 
 
+def test_a_file_beside_a_check_adjusts_the_weight_and_can_take_the_server_out(tmp_path: Path) -> None:
+    async def scene() -> None:
+        world, file = World(tmp_path), tmp_path / "load"
+        with listener() as server:
+            text = (
+                '[service.web]\nbind = "192.0.2.1:80"\ncheck = [\n  { type = "tcp", interval = "50ms" },\n'
+                f'  {{ type = "file", path = "{file}", adjust = -2, interval = "50ms", rise = 1, fall = 1 }},\n]\n'
+                f'[service.web.servers]\ns1 = {{ address = "127.0.0.1:{server.getsockname()[1]}", weight = 9 }}\n'
+            )
+            async with world.running(text):
+                for said, weights in ((None, 9), ("3", 3), ("-4", 17), ("100", 0), ("1073741824", None), ("1", 7)):
+                    if said is not None:
+                        file.write_text(f"{said}\n")
+                    expected = {} if weights is None else {"127.0.0.1": weights}
+                    await by_and_by(lambda expected=expected: world.weights() == expected)
+
+    asyncio.run(scene())
+
+
 def test_a_simulated_server_is_down_by_any_of_its_checks():
     config = load(
         '[service.web]\nbind = "192.0.2.1:80"\n'

@@ -183,9 +183,12 @@ class AgentProbe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileProbe:
-    """A file on the director: a weight (`70`), or what an agent may say (`50%`, `drain`, `down #upgrade`)."""
+    """A file on the director: a weight (`70`), or what an agent may say (`50%`, `drain`, `down #upgrade`). With
+    `adjust` it is keepalived's track file: the number in it (0 where there is none), times `adjust`, is added to the
+    configured weight; -2**31 or less is down. With `adjust` 0 every number but 0 is."""
 
     path: str
+    adjust: int | None = None
 
 
 Probe = (

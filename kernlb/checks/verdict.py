@@ -47,11 +47,12 @@ class Orders:
     """What stays in force until the server says otherwise; None leaves as it was.
 
     `share` is a fraction of the configured weight, 0..256; `weight` replaces it,
-    in configured units. `up` acts at once, past rise and fall.
+    in configured units; `adjust` is added to it. `up` acts at once, past rise and fall.
     """
 
     share: float | None = None
     weight: int | None = None
+    adjust: int | None = None
     administration: Administration | None = None
     up: bool | None = None
     max_connections: int | None = None

@@ -45,7 +45,7 @@ KEYS_OF = {
     CheckKind.GRPC: frozenset({"service", "authority", "tls"}),
     CheckKind.COMMAND: frozenset({"argv", "exit", "user", "output_limit"}),
     CheckKind.AGENT: frozenset({"send"}),
-    CheckKind.FILE: frozenset({"path"}),
+    CheckKind.FILE: frozenset({"path", "adjust"}),
 }
 """What each kind knows beside the timing; the JSON Schema says the same."""
 

@@ -190,6 +190,13 @@ class CheckKeys(Keys):
         default=None, ge=1, le=1 << 20, description="command: bytes of output that are read. Default: 4096."
     )
     send: Octets | None = Field(default=None, description="agent: bytes to send first.")
+    adjust: int | None = Field(
+        default=None,
+        ge=1 - 2**31,
+        le=2**31 - 1,
+        description="file: its number times this is added to the configured weight; no file or number counts as 0. "
+        "With 0, every number but 0 is down. Default: the number takes the place of the weight.",
+    )
 
 
 def _check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:

@@ -39,6 +39,34 @@ def test_a_file_says(tmp_path, text, outcome, orders):
     assert (found.outcome, found.orders) == (outcome, orders)
 
 
+@pytest.mark.parametrize(
+    ("text", "adjust", "outcome", "change"),
+    [
+        ("3\n", 2, Outcome.UP, 6),
+        ("-3", 2, Outcome.UP, -6),
+        (" +3 of them", -1, Outcome.UP, -3),
+        ("0", 5, Outcome.UP, 0),
+        ("", 5, Outcome.UP, 0),
+        ("banana", 5, Outcome.UP, 0),
+        (None, 5, Outcome.UP, 0),
+        ("-2147483648", 1, Outcome.DOWN, None),
+        ("1073741824", -2, Outcome.DOWN, None),
+        ("-2147483647", 1, Outcome.UP, -2147483647),
+        ("9" * 500, 1, Outcome.NEUTRAL, None),
+        ("0", 0, Outcome.UP, 0),
+        (None, 0, Outcome.UP, 0),
+        ("1", 0, Outcome.DOWN, None),
+        ("-1", 0, Outcome.DOWN, None),
+    ],
+)
+def test_the_number_in_a_file_may_adjust_the_weight(tmp_path, text, adjust, outcome, change):
+    file = tmp_path / "track"
+    if text is not None:
+        file.write_text(text)
+    found = asyncio.run(verdict(Check(probe=FileProbe(path=str(file), adjust=adjust), timeout=1.0)))
+    assert (found.outcome, found.orders) == (outcome, None if change is None else Orders(adjust=change))
+
+
 def test_a_missing_file_is_down(tmp_path):
     found = judged(tmp_path / "none")
     assert (found.outcome, found.code) == (Outcome.DOWN, Code.PROCERR)
