@@ -1,16 +1,12 @@
 """The checkers of keepalived.conf as checks: what each sends and expects, how often, how patiently. Runs nothing."""
 
 import re
-import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from ipaddress import ip_address
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from kernlb.checks.spec import (
     Check,
-    CommandProbe,
     DnsProbe,
-    Exit,
     HttpProbe,
     Match,
     PingProbe,
@@ -22,9 +18,11 @@ from kernlb.checks.spec import (
     TlsOptions,
     UdpProbe,
 )
+from kernlb.formats.keepalived.pace import Pace, paced
+from kernlb.formats.keepalived.scripts import Account, command
 from kernlb.formats.keepalived.syntax import Statement
-from kernlb.formats.report import EXACT, Ledger, Refused, Remark, approximated, dropped, exact
-from kernlb.model import IPAddress
+from kernlb.formats.keepalived.values import address, number
+from kernlb.formats.report import Ledger, Refused, approximated, dropped
 
 KINDS = frozenset(
     {
@@ -48,68 +46,9 @@ UNSPOKEN = {
     ),
 }
 """Checkers without a check that does the same."""
-_GROUP = approximated("the group is the user's own")
 _RETRIES = {"DNS_CHECK": 3, "MISC_CHECK": 0}
 _DELAYS = {"HTTP_GET": 3.0, "SSL_GET": 3.0}
-_SCRIPTS = "keepalived_script"
 _OK = (StatusRange(first=200, last=299),)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
-    """How often and how patiently; a virtual server's is the default of its real servers, theirs of the checkers."""
-
-    delay_loop: float = 60.0
-    retry: int | None = None
-    delay_before_retry: float | None = None
-    connect_timeout: float = 5.0
-    alpha: bool = False
-    virtualhost: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """Whom scripts run as that name nobody; None: as the daemon does. `remark` says so where the file does not."""
-
-    user: str | None
-    remark: Remark = EXACT
-
-
-def script_account(statements: Iterable[Statement], known: Callable[[str], bool]) -> Account:
-    """Of a whole file: the one its `script_user` names, else keepalived's default where that is a `known` user."""
-    for statement in statements:
-        for inner in statement.body if statement.keyword == "global_defs" else ():
-            if inner.keyword == "script_user" and len(inner.words) > 1:
-                return Account(inner.words[1])
-    if known(_SCRIPTS):
-        return Account(_SCRIPTS, exact(f"runs as {_SCRIPTS}: no `script_user` says otherwise"))
-    return Account(None, exact(f"runs as the daemon does: there is neither a `script_user` nor a user {_SCRIPTS}"))
-
-
-def grouped(statement: Statement) -> Remark:
-    """`script_user NAME [GROUP]`, and `user` likewise."""
-    return _GROUP if len(statement.words) > 2 else EXACT
-
-
-def paced(pace: Pace, statement: Statement) -> tuple[Pace, Remark] | None:
-    """The pace with one statement taken in, or None where it is about something else."""
-    match statement.keyword:
-        case "delay_loop":
-            return replace(pace, delay_loop=_seconds(statement)), exact("")
-        case "retry" | "nb_get_retry":
-            return replace(pace, retry=number(statement, highest=2**31 - 1)), exact("")
-        case "delay_before_retry":
-            return replace(pace, delay_before_retry=_seconds(statement)), exact("")
-        case "connect_timeout":
-            note = "the limit of the whole check, not of its connect alone"
-            return replace(pace, connect_timeout=_seconds(statement)), approximated(note)
-        case "alpha":
-            return replace(pace, alpha=flag(statement)), exact("")
-        case "virtualhost":
-            return replace(pace, virtualhost=statement.argument()), exact("")
-        case "warmup":
-            return pace, exact("the starts of checks are spread evenly on their own")
-    return None
 
 
 def checker(statement: Statement, pace: Pace, account: Account, ledger: Ledger) -> Check:
@@ -158,36 +97,6 @@ def _flat(kind: str, body: list[Statement], ledger: Ledger) -> Iterator[Statemen
                 ledger.say(deeper.line, dropped("one target makes a check here: keepalived asks this one too"))
 
 
-def number(statement: Statement, *, lowest: int = 0, highest: int, at: int = 1) -> int:
-    word = statement.argument(at)
-    if not (word.isascii() and word.isdecimal() and len(word) < 12 and lowest <= int(word) <= highest):
-        raise Refused(f"{statement.keyword!r} takes a number from {lowest} to {highest}, not {word!r}")
-    return int(word)
-
-
-def flag(statement: Statement) -> bool:
-    word = statement.words[1].lower() if len(statement.words) > 1 else "true"
-    if word in ("true", "on", "yes"):
-        return True
-    if word in ("false", "off", "no"):
-        return False
-    raise Refused(f"{statement.keyword!r} takes true or false, not {word!r}")
-
-
-def address(word: str) -> IPAddress:
-    try:
-        return ip_address(word)
-    except ValueError:
-        raise Refused(f"{word!r} is no address") from None
-
-
-def _seconds(statement: Statement) -> float:
-    word = statement.argument()
-    if not re.fullmatch(r"[0-9]{1,7}(\.[0-9]{1,6})?", word) or not float(word):
-        raise Refused(f"{statement.keyword!r} takes seconds, not {word!r}")
-    return float(word)
-
-
 def _common(check: Check, statement: Statement, ledger: Ledger) -> Check | None:
     match statement.keyword:
         case "connect_ip":
@@ -233,7 +142,7 @@ def _probe(
                 record = words["type"].argument().upper() if "type" in words else "SOA"
                 return DnsProbe(name=name, record_type=record), None
             case "MISC_CHECK":
-                return _command(words, account, ledger)
+                return command(words, account, ledger)
             case "PING_CHECK":
                 return PingProbe(), None
             case "UDP_CHECK":
@@ -308,28 +217,6 @@ def _regex(pattern: str) -> str:
     except (re.error, RecursionError, OverflowError) as error:
         raise Refused(f"{pattern!r} is no regular expression: {error}") from None
     return pattern
-
-
-def _command(words: Mapping[str, Statement], account: Account, ledger: Ledger) -> tuple[Probe, float | None]:
-    if "misc_path" not in words:
-        raise Refused("MISC_CHECK expects misc_path")
-    try:
-        argv = tuple(shlex.split(" ".join(words["misc_path"].words[1:])))
-    except ValueError as error:
-        raise Refused(f"cannot read misc_path: {error}") from None
-    if not argv:
-        raise Refused("misc_path names no program")
-    said = words.get("user")
-    if said is None:
-        ledger.say(words["misc_path"].line, account.remark)
-    else:
-        ledger.say(said.line, grouped(said))
-    probe = CommandProbe(
-        argv=argv,
-        exit=Exit.WEIGHT if "misc_dynamic" in words else Exit.STATUS,
-        user=account.user if said is None else said.argument(),
-    )
-    return probe, _seconds(words["misc_timeout"]) if "misc_timeout" in words else None
 
 
 def _udp(words: Mapping[str, Statement], ledger: Ledger) -> UdpProbe:

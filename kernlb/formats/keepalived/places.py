@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, ip_network, summarize_address_range
 
-from kernlb.formats.keepalived.checkers import address, number
 from kernlb.formats.keepalived.syntax import Statement
+from kernlb.formats.keepalived.values import address, number
 from kernlb.formats.report import Refused
 from kernlb.model import (
     Forwarding,

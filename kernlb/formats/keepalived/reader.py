@@ -6,21 +6,12 @@ from dataclasses import replace
 
 from kernlb.config.values import AddressBind, Bind, Config, MarkBind, OnFailure, Server, Service
 from kernlb.formats.ipvsadm import service_name
-from kernlb.formats.keepalived.checkers import (
-    KINDS,
-    UNSPOKEN,
-    Account,
-    Pace,
-    address,
-    checker,
-    flag,
-    grouped,
-    number,
-    paced,
-    script_account,
-)
+from kernlb.formats.keepalived.checkers import KINDS, UNSPOKEN, checker
+from kernlb.formats.keepalived.pace import Pace, paced
 from kernlb.formats.keepalived.places import Method, addresses_in, method_of, prefix_of
+from kernlb.formats.keepalived.scripts import Account, grouped, script_account
 from kernlb.formats.keepalived.syntax import Statement, parse
+from kernlb.formats.keepalived.values import address, flag, number
 from kernlb.formats.report import EXACT, Imported, Ledger, Refused, Remark, approximated, dropped, exact
 from kernlb.model import (
     Endpoint,
