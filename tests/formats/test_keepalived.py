@@ -92,12 +92,13 @@ def test_the_sample_says_what_it_means() -> None:
     assert [check.probe for server in mail.servers for check in server.checks] == [SmtpProbe(helo="lb1"), PingProbe()]
 
 
-def of_server(block: str, *, globals: str = "", users: tuple[str, ...] = ()) -> tuple[Check | None, dict[str, Line]]:
-    """The check that checkers of one real server make, and what became of each line, by its text."""
+def of_server(
+    block: str, *, globals: str = "", users: tuple[str, ...] = ()
+) -> tuple[tuple[Check, ...], dict[str, Line]]:
+    """The checks that checkers of one real server make, and what became of each line, by its text."""
     service = f"virtual_server 192.0.2.1 25 {{\nprotocol TCP\nreal_server 10.0.0.1 25 {{\n{block}}}\n}}\n"
     found = keepalived.read(f"global_defs {{\n{globals}}}\n{service}", file="x", known=users.__contains__)
-    (server,) = found.config.services[0].servers
-    return server.checks[0] if server.checks else None, {line.text: line for line in found.lines}
+    return found.config.services[0].servers[0].checks, {line.text: line for line in found.lines}
 
 
 @pytest.mark.parametrize(
@@ -113,8 +114,7 @@ def of_server(block: str, *, globals: str = "", users: tuple[str, ...] = ()) -> 
 def test_a_script_runs_as_the_user_that_keepalived_runs_it_as(
     globals: str, own: str, users: tuple[str, ...], user: str | None
 ) -> None:
-    check, lines = of_server(f"MISC_CHECK {{\nmisc_path /bin/true\n{own}}}\n", globals=globals, users=users)
-    assert check is not None
+    (check,), lines = of_server(f"MISC_CHECK {{\nmisc_path /bin/true\n{own}}}\n", globals=globals, users=users)
     assert check.probe == CommandProbe(argv=("/bin/true",), user=user)
     assert ("runs as" in lines["misc_path /bin/true"].note) == (not globals and not own)
 
@@ -122,33 +122,6 @@ def test_a_script_runs_as_the_user_that_keepalived_runs_it_as(
 def test_a_group_of_its_own_for_scripts_is_said_to_be_another() -> None:
     _, lines = of_server("MISC_CHECK {\nmisc_path /bin/true\nuser nobody adm\n}\n", globals="script_user root adm\n")
     assert {lines[text].verdict for text in ("script_user root adm", "user nobody adm")} == {Verdict.APPROXIMATED}
-
-
-def test_a_mail_check_asks_its_host_and_no_second_one() -> None:
-    first = "host {\nconnect_ip 10.0.0.9\nconnect_port 2525\nconnect_timeout 2\n}\n"
-    check, lines = of_server(f"SMTP_CHECK {{\nhelo_name a\n{first}host {{\nconnect_ip 10.0.0.10\n}}\n}}\n")
-    assert check is not None
-    assert (check.address, check.port, check.timeout) == (IPv4Address("10.0.0.9"), 2525, 2)
-    assert check.probe == SmtpProbe(helo="a")
-    assert lines["connect_ip 10.0.0.9"].verdict is Verdict.EXACT
-    assert lines["connect_ip 10.0.0.10"].verdict is Verdict.DROPPED
-
-
-def test_a_checker_that_means_something_else_here_is_dropped_and_hides_no_other() -> None:
-    unspoken = "FILE_CHECK {\ntrack_file f\nweight 2\n}\nBFD_CHECK {\nname b\n}\n"
-    check, lines = of_server(unspoken)
-    assert check is None
-    assert "adds the number" in lines["track_file f"].note
-    assert {lines[text].verdict for text in ("FILE_CHECK {", "weight 2", "name b")} == {Verdict.DROPPED}
-    check, _ = of_server(f"{unspoken}PING_CHECK {{\n}}\n")
-    assert check is not None
-    assert check.probe == PingProbe()
-
-
-def test_a_second_checker_is_dropped_with_the_word_that_it_counts() -> None:
-    _, lines = of_server("PING_CHECK {\n}\nTCP_CHECK {\nconnect_port 9\n}\n")
-    assert lines["connect_port 9"].verdict is Verdict.DROPPED
-    assert "wants this one too" in lines["connect_port 9"].note
 
 
 def test_a_byte_that_keepalived_does_not_read_is_told_and_not_written() -> None:

@@ -1,12 +1,13 @@
 """The checkers of keepalived.conf as checks: what each sends and expects, how often, how patiently. Runs nothing."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from kernlb.checks.spec import (
     Check,
     DnsProbe,
+    FileProbe,
     HttpProbe,
     Match,
     PingProbe,
@@ -18,6 +19,7 @@ from kernlb.checks.spec import (
     TlsOptions,
     UdpProbe,
 )
+from kernlb.formats.keepalived.files import REVERSED, TrackFile, file_check
 from kernlb.formats.keepalived.pace import Pace, paced
 from kernlb.formats.keepalived.scripts import Account, command
 from kernlb.formats.keepalived.syntax import Statement
@@ -38,63 +40,95 @@ KINDS = frozenset(
         "FILE_CHECK",
     }
 )
-UNSPOKEN = {
-    "BFD_CHECK": dropped("BFD is not spoken: use a ping or tcp check"),
-    "FILE_CHECK": dropped(
-        "keepalived adds the number in the file, times `weight`, to the server's weight; a `file` check of kernlb "
-        "takes it as the weight: write another file, and the check into kernlb's own"
-    ),
-}
-"""Checkers without a check that does the same."""
+_OTHERS = "the server's other checkers decide without it"
+_ALONE = "without another checker the server would always count as up: add a PING_CHECK"
+_CONNECTION = frozenset({"connect_ip", "connect_port", "bindto", "bind_port", "bind_if", "fwmark", "connect_timeout"})
 _RETRIES = {"DNS_CHECK": 3, "MISC_CHECK": 0}
 _DELAYS = {"HTTP_GET": 3.0, "SSL_GET": 3.0}
 _OK = (StatusRange(first=200, last=299),)
 
 
-def checker(statement: Statement, pace: Pace, account: Account, ledger: Ledger) -> Check:
-    """The check that a checker's block describes: any but those UNSPOKEN."""
+def checks(
+    checkers: Sequence[Statement], pace: Pace, account: Account, files: Mapping[str, TrackFile], ledger: Ledger
+) -> tuple[Check, ...]:
+    """All that the checkers of one real server ask."""
+    found: list[Check] = []
+    unsaid: list[tuple[Statement, str]] = []
+    for statement in checkers:
+        try:
+            match statement.keyword:
+                case "BFD_CHECK":
+                    unsaid.append((statement, "BFD is not spoken"))
+                case "FILE_CHECK":
+                    if check := file_check(statement, files, ledger):
+                        found.append(check)
+                    else:
+                        unsaid.append((statement, REVERSED))
+                case _:
+                    found += _checks(statement, pace, account, ledger)
+        except Refused as refused:
+            ledger.refuse(statement.line, refused, path=statement.keyword)
+    # A file that adjusts the weight says nothing of the server.
+    decided = any(not (isinstance(check.probe, FileProbe) and check.probe.adjust) for check in found)
+    for statement, why in unsaid:
+        for inner in statement.all():
+            ledger.say(inner.line, dropped(f"{why}; {_OTHERS if decided else _ALONE}"))
+    for line in [inner.line for each in checkers for inner in each.body if inner.keyword == "misc_dynamic"][1:]:
+        ledger.say(line, approximated("of the weights that several scripts set the smallest counts"))
+    return tuple(found)
+
+
+def _checks(statement: Statement, pace: Pace, account: Account, ledger: Ledger) -> Iterator[Check]:
+    """Those of one checker's block: one for each `url`, and for each `host`."""
     kind = statement.keyword
-    common = Check()
-    rest: list[Statement] = []
-    for inner in _flat(kind, statement.body, ledger):
+    here, own, rest = _connection(kind, statement.body, pace, ledger)
+    hosts = [inner for inner in rest if kind == "SMTP_CHECK" and inner.keyword == "host"]
+    probes, timeout = _probes(kind, [inner for inner in rest if inner not in hosts], own, account, ledger)
+    # A checker that says nothing of connections leaves them all to its hosts.
+    spoken_for = hosts and not any(inner.keyword in _CONNECTION for inner in statement.body)
+    targets = [] if spoken_for else [(here, timeout or own.connect_timeout)]
+    for host in hosts:
+        # Its limit of time is the host's own, the rest of its pace is that of them all.
+        there, its, unknown = _connection(kind, host.body, replace(own, connect_timeout=pace.connect_timeout), ledger)
+        own = replace(its, connect_timeout=own.connect_timeout)
+        targets.append((there, its.connect_timeout))
+        for inner in unknown:
+            ledger.refuse(inner.line, Refused(f"unknown keyword {inner.keyword!r} in host"), path=kind)
+    retry = _RETRIES.get(kind, 1) if own.retry is None else own.retry
+    delay = _DELAYS.get(kind, 1.0) if own.delay_before_retry is None else own.delay_before_retry
+    if kind == "DNS_CHECK" and own.delay_before_retry is None:
+        delay = own.delay_loop
+    for target, patience in targets:
+        for probe in probes:
+            yield replace(
+                target,
+                probe=probe,
+                interval=own.delay_loop,
+                timeout=patience,
+                rise=1,
+                fall=retry + 1,
+                fast_interval=None if delay == own.delay_loop else delay,
+                start=Start.DOWN if own.alpha else Start.LAST,
+            )
+
+
+def _connection(
+    kind: str, body: Iterable[Statement], pace: Pace, ledger: Ledger
+) -> tuple[Check, Pace, list[Statement]]:
+    """Whom and how patiently a block asks, and its statements about something else."""
+    target, rest = Check(), list[Statement]()
+    for inner in body:
         try:
             if found := paced(pace, inner):
                 pace, remark = found
                 ledger.say(inner.line, remark)
-            elif changed := _common(common, inner, ledger):
-                common = changed
+            elif changed := _common(target, inner, ledger):
+                target = changed
             else:
                 rest.append(inner)
         except Refused as refused:
             ledger.refuse(inner.line, refused, path=kind)
-    probe, timeout = _probe(kind, rest, pace, account, ledger)
-    retry = _RETRIES.get(kind, 1) if pace.retry is None else pace.retry
-    delay = _DELAYS.get(kind, 1.0) if pace.delay_before_retry is None else pace.delay_before_retry
-    if kind == "DNS_CHECK" and pace.delay_before_retry is None:
-        delay = pace.delay_loop
-    return replace(
-        common,
-        probe=probe,
-        interval=pace.delay_loop,
-        timeout=timeout or pace.connect_timeout,
-        rise=1,
-        fall=retry + 1,
-        fast_interval=None if delay == pace.delay_loop else delay,
-        start=Start.DOWN if pace.alpha else Start.LAST,
-    )
-
-
-def _flat(kind: str, body: list[Statement], ledger: Ledger) -> Iterator[Statement]:
-    """The statements of a checker, with those of the first `host` block of SMTP_CHECK among them."""
-    hosts = [inner for inner in body if inner.keyword == "host" and kind == "SMTP_CHECK"]
-    for inner in body:
-        if inner not in hosts:
-            yield inner
-        elif inner is hosts[0]:
-            yield from inner.body
-        else:
-            for deeper in inner.all():
-                ledger.say(deeper.line, dropped("one target makes a check here: keepalived asks this one too"))
+    return target, pace, rest
 
 
 def _common(check: Check, statement: Statement, ledger: Ledger) -> Check | None:
@@ -118,9 +152,10 @@ def _common(check: Check, statement: Statement, ledger: Ledger) -> Check | None:
     return None
 
 
-def _probe(
+def _probes(
     kind: str, rest: list[Statement], pace: Pace, account: Account, ledger: Ledger
-) -> tuple[Probe, float | None]:
+) -> tuple[list[Probe], float | None]:
+    """What a checker asks of each target, and its own limit of time where it has one."""
     words: dict[str, Statement] = {}
     urls: list[Statement] = []
     for statement in rest:
@@ -134,22 +169,23 @@ def _probe(
     try:
         match kind:
             case "HTTP_GET" | "SSL_GET":
-                return _http(kind, words, urls, pace, ledger), None
+                return [*_http(kind, words, urls, pace, ledger)], None
             case "SMTP_CHECK":
-                return SmtpProbe(helo=words["helo_name"].argument() if "helo_name" in words else "localhost"), None
+                return [SmtpProbe(helo=words["helo_name"].argument() if "helo_name" in words else "localhost")], None
             case "DNS_CHECK":
                 name = words["name"].argument() if "name" in words else "."
                 record = words["type"].argument().upper() if "type" in words else "SOA"
-                return DnsProbe(name=name, record_type=record), None
+                return [DnsProbe(name=name, record_type=record)], None
             case "MISC_CHECK":
-                return command(words, account, ledger)
+                probe, limit = command(words, account, ledger)
+                return [probe], limit
             case "PING_CHECK":
-                return PingProbe(), None
+                return [PingProbe()], None
             case "UDP_CHECK":
-                return _udp(words, ledger), None
+                return [_udp(words, ledger)], None
     except Refused as refused:
         ledger.refuse(rest[0].line if rest else 1, refused, path=kind)
-    return TcpProbe(), None
+    return [TcpProbe()], None
 
 
 _WORDS: dict[str, frozenset[str]] = {
@@ -162,23 +198,24 @@ _WORDS: dict[str, frozenset[str]] = {
 }
 
 
-def _http(kind: str, words: Mapping[str, Statement], urls: list[Statement], pace: Pace, ledger: Ledger) -> HttpProbe:
+def _http(
+    kind: str, words: Mapping[str, Statement], urls: list[Statement], pace: Pace, ledger: Ledger
+) -> Iterator[HttpProbe]:
     if not urls:
         raise Refused(f"{kind} expects a url block")
     for further in urls[1:]:
-        for statement in further.all():
-            ledger.say(
-                statement.line,
-                dropped(
-                    "one request makes a check here, and keepalived wants this one too: a `command` check can ask both"
-                ),
-            )
+        ledger.say(further.line, approximated("each url is asked every time: keepalived asks one after the other"))
     for keyword in ("http_protocol", "fast_recovery"):
         if keyword in words:
             ledger.say(words[keyword].line, approximated("one HTTP/1.1 request a check"))
+    for url in urls:
+        yield _request(kind, url, pace, ledger, sni="enable_sni" in words)
+
+
+def _request(kind: str, url: Statement, pace: Pace, ledger: Ledger, *, sni: bool) -> HttpProbe:
     probe = HttpProbe(status=_OK, host=pace.virtualhost)
     negate = False
-    for statement in urls[0].body:
+    for statement in url.body:
         match statement.keyword:
             case "path":
                 probe = replace(probe, path=statement.argument())
@@ -199,8 +236,7 @@ def _http(kind: str, words: Mapping[str, Statement], urls: list[Statement], pace
     if negate and probe.match is not None:
         probe = replace(probe, match=replace(probe.match, negate=True))
     if kind == "SSL_GET":
-        name = probe.host if "enable_sni" in words else None
-        probe = replace(probe, tls=TlsOptions(server_name=name, verify=False))
+        probe = replace(probe, tls=TlsOptions(server_name=probe.host if sni else None, verify=False))
     return probe
 
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from kernlb.config.values import AddressBind, Bind, Config, MarkBind, OnFailure, Server, Service
 from kernlb.formats.ipvsadm import service_name
-from kernlb.formats.keepalived.checkers import KINDS, UNSPOKEN, checker
+from kernlb.formats.keepalived.checkers import KINDS, checks
+from kernlb.formats.keepalived.files import TrackFile
 from kernlb.formats.keepalived.pace import Pace, paced
 from kernlb.formats.keepalived.places import Method, addresses_in, method_of, prefix_of
 from kernlb.formats.keepalived.scripts import Account, grouped, script_account
@@ -36,7 +37,6 @@ _ROOTS: dict[str, Remark] = {
 _ROOT_PREFIXES = ("vrrp_", "static_", "track_", "bfd_", "garp_", "include", "linkbeat", "process_", "instance")
 _NOTIFY = dropped("no script is run: watch the journal, the metrics or `kernlb status --json`")
 _MAIL = dropped("no mail is sent: watch the journal or the metrics")
-_FURTHER = dropped("one check a server here, and keepalived wants this one too: a `command` check can ask both")
 _ITSELF = exact("about keepalived itself")
 _GLOBAL: dict[str, Remark] = {
     "smtp_alert_vrrp": _ITSELF,
@@ -80,6 +80,7 @@ class _Reader:
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self.groups: dict[str, tuple[Bind, ...]] = {}
+        self.files: dict[str, TrackFile] = {}
         self.account = Account(None)
 
     def config(self, statements: list[Statement], known: Callable[[str], bool]) -> Config:
@@ -95,10 +96,15 @@ class _Reader:
                         services.append(self._service(statement))
                     case "global_defs":
                         timers = self._global(statement) or timers
+                    case "track_file" | "vrrp_track_file":
+                        self.files[statement.argument()] = TrackFile(statement)
                     case _:
                         self._other(statement)
             except Refused as refused:
                 self._refuse(statement, refused)
+        for file in self.files.values():
+            for inner in () if file.used else file.statement.all():
+                self.ledger.say(inner.line, _VRRP)
         return Config(services=tuple(_distinct(services)), timers=timers)
 
     def _refuse(self, statement: Statement, refused: Refused) -> None:
@@ -305,12 +311,8 @@ class _Reader:
                     self._said(inner)
             except Refused as refused:
                 self._refuse(inner, refused)
-        spoken = [each for each in checkers if each.keyword not in UNSPOKEN]
-        for extra in (*spoken[1:], *(each for each in checkers if each.keyword in UNSPOKEN)):
-            for deeper in extra.all():
-                self.ledger.say(deeper.line, UNSPOKEN.get(extra.keyword, _FURTHER))
-        checks = tuple(checker(each, pace, self.account, self.ledger) for each in spoken[:1])
-        return replace(server, checks=checks, forwarding=method.forwarding, tunnel=method.tunnel), quiesce
+        asked = checks(checkers, pace, self.account, self.files, self.ledger)
+        return replace(server, checks=asked, forwarding=method.forwarding, tunnel=method.tunnel), quiesce
 
 
 def _about_itself(word: str, *, off: bool) -> Remark:

@@ -15,6 +15,13 @@ def number(statement: Statement, *, lowest: int = 0, highest: int, at: int = 1) 
     return int(word)
 
 
+def signed(statement: Statement, *, most: int) -> int:
+    word = statement.argument()
+    if not re.fullmatch(r"[+-]?[0-9]{1,10}", word, re.ASCII) or abs(int(word)) > most:
+        raise Refused(f"{statement.keyword!r} takes a number from {-most} to {most}, not {word!r}")
+    return int(word)
+
+
 def flag(statement: Statement) -> bool:
     word = statement.words[1].lower() if len(statement.words) > 1 else "true"
     if word in ("true", "on", "yes"):

@@ -1,0 +1,169 @@
+"""All checkers of a real server of keepalived.conf, in and out, as keepalived's own sources have them."""
+
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from kernlb.checks.spec import Check, CommandProbe, Exit, FileProbe, HttpProbe, PingProbe, SmtpProbe, TcpProbe
+from kernlb.errors import ConfigError
+from kernlb.formats import keepalived
+from kernlb.formats.report import Line, Verdict
+from tests.formats.test_keepalived import accepted, of_server
+
+BFD = "BFD_CHECK {\nname b\n}\n"
+
+
+def text(checkers: str, *, root: str = "", service: str = "") -> str:
+    return (
+        f"{root}virtual_server 192.0.2.1 25 {{\nlvs_sched wrr\nlvs_method NAT\nprotocol TCP\n{service}"
+        f"real_server 10.0.0.1 25 {{\nweight 5\n{checkers}}}\n}}\n"
+    )
+
+
+def read(checkers: str, **around: str) -> tuple[tuple[Check, ...], dict[str, Line]]:
+    found = keepalived.read(text(checkers, **around), file="x")
+    return found.config.services[0].servers[0].checks, {line.text: line for line in found.lines}
+
+
+def test_every_checker_of_a_real_server_is_a_check() -> None:
+    checks, lines = of_server("PING_CHECK {\n}\nTCP_CHECK {\nconnect_port 9\n}\nTCP_CHECK {\nconnect_port 10\n}\n")
+    assert [(check.probe, check.port) for check in checks] == [(PingProbe(), None), (TcpProbe(), 9), (TcpProbe(), 10)]
+    assert {line.verdict for line in lines.values()} == {Verdict.EXACT}
+
+
+def test_each_url_is_a_check_with_the_pace_of_all() -> None:
+    urls = "url {\npath /a\n}\nurl {\npath /b\nstatus_code 204\nregex ok\n}\n"
+    (one, other), lines = of_server(f"HTTP_GET {{\n{urls}retry 2\ndelay_loop 7\nvirtualhost v\nconnect_port 81\n}}\n")
+    assert isinstance(one.probe, HttpProbe)
+    assert isinstance(other.probe, HttpProbe)
+    assert (one.probe.path, other.probe.path, other.probe.host) == ("/a", "/b", "v")
+    assert [(c.interval, c.fall, c.port) for c in (one, other)] == [(7, 3, 81)] * 2
+    assert lines["path /b"].verdict is Verdict.EXACT
+    assert lines["url {"].verdict is Verdict.APPROXIMATED
+
+
+HOSTS = (
+    "host {\nconnect_ip 10.0.0.9\nconnect_port 2525\nconnect_timeout 2\nretry 3\n}\nhost {\nconnect_ip 10.0.0.10\n}\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("own", "targets"),
+    [
+        ("", [("10.0.0.9", 2525, 2), ("10.0.0.10", None, 9)]),
+        ("connect_timeout 4\n", [(None, None, 4), ("10.0.0.9", 2525, 2), ("10.0.0.10", None, 9)]),
+        ("connect_port 26\n", [(None, 26, 9), ("10.0.0.9", 2525, 2), ("10.0.0.10", None, 9)]),
+    ],
+)
+def test_each_host_of_a_mail_checker_is_a_check_and_so_is_the_checker_where_it_names_a_target(
+    own: str, targets: list[tuple[str | None, int | None, float]]
+) -> None:
+    """keepalived/check/check_smtp.c, smtp_check_end_handler"""
+    checks, lines = read(f"SMTP_CHECK {{\nhelo_name a\nretry 1\n{own}{HOSTS}}}\n", service="connect_timeout 9\n")
+    assert [(c.address and str(c.address), c.port, c.timeout) for c in checks] == targets
+    assert {(c.probe, c.fall) for c in checks} == {(SmtpProbe(helo="a"), 4)}
+    assert lines["connect_ip 10.0.0.10"].verdict is Verdict.EXACT
+
+
+def test_bfd_is_dropped_alone_and_never_leaves_a_server_unchecked_without_a_word() -> None:
+    checks, lines = of_server(f"{BFD}PING_CHECK {{\n}}\n")
+    assert [check.probe for check in checks] == [PingProbe()]
+    assert {lines[each].verdict for each in ("BFD_CHECK {", "name b")} == {Verdict.DROPPED}
+    assert lines["PING_CHECK {"].verdict is Verdict.EXACT
+    assert "other checkers" in lines["name b"].note
+    checks, lines = of_server(BFD)
+    assert checks == ()
+    assert "always count as up" in lines["BFD_CHECK {"].note
+    file = "FILE_CHECK {\ntrack_file f\nweight 2\n}\n"
+    _, lines = read(f"{file}{BFD}", root="track_file f {\nfile /run/f\n}\n")
+    assert "always count as up" in lines["BFD_CHECK {"].note
+
+
+def test_what_several_scripts_set_is_said_to_count_otherwise() -> None:
+    script = "MISC_CHECK {\nmisc_path /bin/true\nmisc_dynamic\n}\n"
+    (check,), lines = of_server(script, users=("keepalived_script",))
+    assert check.probe == CommandProbe(argv=("/bin/true",), exit=Exit.WEIGHT, user="keepalived_script")
+    assert lines["misc_dynamic"].verdict is Verdict.EXACT
+    checks, lines = of_server(script * 2)
+    assert len(checks) == 2
+    assert "smallest counts" in lines["misc_dynamic"].note
+
+
+# --- track files
+
+
+@pytest.mark.parametrize(
+    ("block", "own", "adjust"),
+    [
+        ("", "", 1),
+        ("weight 3\n", "", 3),
+        ("weight 3 reverse\n", "", -3),
+        ("weight 3 reverse\n", "weight 7\n", 7),
+        ("", "weight -7 reverse\n", 7),
+        ("", "weight -2147483647 noreverse\n", -2147483647),
+        ("weight 0\n", "", 0),
+    ],
+)
+def test_a_file_check_adds_the_number_in_its_file_to_the_weight(block: str, own: str, adjust: int) -> None:
+    """keepalived/trackers/track_file.c, keepalived/check/check_file.c"""
+    root = f'track_file f {{\nfile "/run/a b"\ninit_file\n{block}}}\n'
+    checks, lines = read(f"PING_CHECK {{\n}}\nFILE_CHECK {{\ntrack_file f\n{own}}}\n", root=root)
+    assert [check.probe for check in checks] == [PingProbe(), FileProbe(path="/run/a b", adjust=adjust)]
+    assert (checks[1].rise, checks[1].fall) == (1, 1)
+    assert lines["FILE_CHECK {"].verdict is Verdict.APPROXIMATED
+    assert "every 2 s" in lines["FILE_CHECK {"].note
+    assert {lines[each].verdict for each in ("track_file f", 'file "/run/a b"', "init_file")} == {Verdict.EXACT}
+
+
+def test_what_a_track_file_asks_that_no_check_can_do_is_dropped_with_a_word() -> None:
+    check = "FILE_CHECK {\ntrack_file f\n}\n"
+    checks, lines = read(check, root="track_file f {\nfile /run/f\ninit_file 5 overwrite\n}\n")
+    assert len(checks) == 1
+    assert lines["init_file 5 overwrite"].verdict is Verdict.DROPPED
+    checks, lines = read(check, root="track_file f {\nfile /run/f\nweight 0 reverse\n}\n")
+    assert checks == ()
+    assert {lines[each].verdict for each in ("FILE_CHECK {", "track_file f")} == {Verdict.DROPPED}
+    assert "always count as up" in lines["FILE_CHECK {"].note
+
+
+def test_a_track_file_of_vrrp_alone_stays_with_vrrp() -> None:
+    _, lines = read("", root="vrrp_track_file f {\nfile /run/f\n}\n")
+    assert lines["file /run/f"].verdict is Verdict.DROPPED
+    assert "VRRP" in lines["file /run/f"].note
+
+
+@pytest.mark.parametrize(
+    ("checkers", "said"),
+    [
+        ("FILE_CHECK {\ntrack_file g\n}\n", "no track_file 'g'"),
+        ("FILE_CHECK {\n}\n", "expects track_file"),
+        ("FILE_CHECK {\ntrack_file f\nweight 1 up\n}\n", "unknown word 'up'"),
+        ("FILE_CHECK {\ntrack_file f\nweight 2147483648\n}\n", "takes a number"),
+        ("FILE_CHECK {\ntrack_file f\ndynamic\n}\n", "unknown keyword 'dynamic'"),
+        ("SMTP_CHECK {\nhost {\nhelo_name a\n}\n}\n", "unknown keyword 'helo_name'"),
+        ("HTTP_GET {\nurl {\npath /\n}\nurl {\nbogus 1\n}\n}\n", "unknown keyword 'bogus'"),
+    ],
+)
+@pytest.mark.keepalived
+def test_what_keepalived_refuses_in_a_checker_is_a_mistake(checkers: str, said: str, tmp_path: Path) -> None:
+    root = f"track_file f {{\nfile {tmp_path}/f\n}}\n"
+    with pytest.raises(ConfigError, match="mistake") as caught:
+        read(checkers, root=root)
+    assert any(said in mistake.message for mistake in caught.value.mistakes)
+    assert accepted(text(checkers, root=root), tmp_path) != ""
+
+
+@pytest.mark.keepalived
+def test_the_real_keepalived_takes_several_checkers_urls_hosts_and_track_files(tmp_path: Path) -> None:
+    root = f"track_file f {{\nfile {tmp_path}/f\ninit_file 0\nweight 3 reverse\n}}\n"
+    urls = "url {\npath /a\n}\nurl {\npath /b\n}\n"
+    checkers = (
+        f"TCP_CHECK {{\n}}\nHTTP_GET {{\n{urls}}}\nSSL_GET {{\n{urls}}}\nSMTP_CHECK {{\n{HOSTS}}}\n"
+        "FILE_CHECK {\ntrack_file f\nweight -2147483647 reverse\n}\nFILE_CHECK {\ntrack_file f\n}\n"
+    )
+    assert accepted(text(checkers, root=root), tmp_path) == ""
+    checks, _ = read(checkers, root=root)
+    assert len(checks) == 9
+    assert [str(check.address) for check in checks[5:7]] == ["10.0.0.9", "10.0.0.10"]
+    assert checks[5].address == IPv4Address("10.0.0.9")
