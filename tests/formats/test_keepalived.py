@@ -15,6 +15,7 @@ from kernlb.checks.spec import (
     CommandProbe,
     DnsProbe,
     Exit,
+    FileProbe,
     HttpProbe,
     Match,
     PingProbe,
@@ -28,7 +29,7 @@ from kernlb.checks.spec import (
 from kernlb.config.values import AddressBind, Config, MarkBind, OnFailure, Server, Service
 from kernlb.errors import ConfigError
 from kernlb.formats import haproxy, keepalived
-from kernlb.formats.keepalived.written import checker
+from kernlb.formats.keepalived.written import checkers
 from kernlb.formats.report import Line, Verdict
 from kernlb.model import (
     Family,
@@ -73,15 +74,14 @@ def test_the_sample_says_what_it_means() -> None:
     one, two = web.servers
     ok = (StatusRange(first=200, last=200),)
     assert (str(one.address), one.port, one.weight, one.forwarding) == ("10.1.0.1", 8080, 3, Forwarding.NAT)
-    assert one.checks[0] == Check(
-        probe=HttpProbe(path="/healthz", status=ok, host="www.example.org"),
-        interval=6,
-        timeout=3,
-        rise=1,
-        fall=3,
-        fast_interval=1,
+    page = HttpProbe(path="/healthz", status=ok, host="www.example.org")
+    connect = Check(interval=6, timeout=5, rise=1, fall=2, fast_interval=1, port=9090)
+    assert one.checks == (
+        Check(probe=page, interval=6, timeout=3, rise=1, fall=3, fast_interval=1),
+        connect,
+        Check(probe=FileProbe(path="/run/load", adjust=-1), rise=1, fall=1),
     )
-    assert two.checks == (Check(interval=6, timeout=5, rise=1, fall=2, fast_interval=1, port=9090),)
+    assert two.checks == (connect,)
     assert (dns.protocol, dns.one_packet, dns.flags) == (Protocol.UDP, True, frozenset({SchedulerFlag.PORT}))
     assert [check.probe for server in dns.servers for check in server.checks] == [
         DnsProbe(name="example.org", record_type="A"),
@@ -125,7 +125,7 @@ def test_a_group_of_its_own_for_scripts_is_said_to_be_another() -> None:
 
 
 def test_a_byte_that_keepalived_does_not_read_is_told_and_not_written() -> None:
-    written = list(checker(Check(probe=UdpProbe(payload=b"\x0a\xff", match=Match(text=b"\xff")))))
+    written = list(checkers([Check(probe=UdpProbe(payload=b"\x0a\xff", match=Match(text=b"\xff")))], {}))
     assert any("not said: what is sent" in line for line in written)
     assert not any(line.strip().startswith("payload") for line in written)
     assert "require_reply" in [line.strip() for line in written]
@@ -230,6 +230,7 @@ PROBES = st.one_of(
     st.builds(DnsProbe, name=st.just("example.org"), record_type=st.sampled_from(["A", "SOA"])),
     st.builds(HttpProbe, path=PATHS, status=RANGES, host=HOSTS, match=st.none() | st.just(Match(pattern="^ok$"))),
     st.builds(HttpProbe, path=PATHS, status=RANGES, host=HOSTS, tls=st.just(TlsOptions(verify=False))),
+    st.builds(FileProbe, path=st.just("/run/load") | st.just("/run/a b"), adjust=st.integers(-9, 9)),
     st.builds(UdpProbe, payload=st.lists(st.integers(0, 254), max_size=4).map(bytes), require_reply=st.booleans()),
 )
 METHODS = st.sampled_from(
@@ -241,6 +242,13 @@ METHODS = st.sampled_from(
         (Forwarding.TUNNEL, Tunnel(TunnelKind.GRE, 0, TunnelChecksum.CHECKSUM)),
     ]
 )
+
+
+def said(check: Check) -> Check:
+    """As keepalived says it: it is told of each change of a file, which has no pace."""
+    if isinstance(check.probe, FileProbe):
+        return Check(probe=check.probe, rise=1, fall=1)
+    return replace(check, fast_interval=None) if check.fast_interval == check.interval else check
 
 
 @st.composite
@@ -263,10 +271,7 @@ def services(draw: st.DrawFn, number: int) -> Service:
     vip = IPv6Address((0x20010DB9 << 96) + number) if v6 else IPv4Address((192 << 24) + number)
 
     def canonical(server: Server, method: tuple[Forwarding, Tunnel | None]) -> Server:
-        checks = tuple(
-            replace(check, fast_interval=None) if check.fast_interval == check.interval else check
-            for check in server.checks
-        )
+        checks = tuple(map(said, server.checks))
         name = f"{server.address}-{server.port}"
         return replace(server, name=name, forwarding=method[0], tunnel=method[1], checks=checks)
 
@@ -277,7 +282,7 @@ def services(draw: st.DrawFn, number: int) -> Service:
         port=st.just(port),
         weight=st.integers(3, 65535),
         max_connections=st.integers(0, 65535),
-        checks=st.lists(check, max_size=1).map(tuple),
+        checks=st.lists(check, max_size=3).map(tuple),
     )
     pool = draw(
         st.lists(

@@ -5,9 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from kernlb.checks.spec import Check, CommandProbe, Exit, FileProbe, HttpProbe, PingProbe, SmtpProbe, TcpProbe
+from kernlb.checks.spec import (
+    AgentProbe,
+    Check,
+    CommandProbe,
+    Exit,
+    FileProbe,
+    HttpProbe,
+    PingProbe,
+    SmtpProbe,
+    TcpProbe,
+)
 from kernlb.errors import ConfigError
 from kernlb.formats import keepalived
+from kernlb.formats.keepalived.written import checkers, track_files
 from kernlb.formats.report import Line, Verdict
 from tests.formats.test_keepalived import accepted, of_server
 
@@ -152,6 +163,18 @@ def test_what_keepalived_refuses_in_a_checker_is_a_mistake(checkers: str, said: 
         read(checkers, root=root)
     assert any(said in mistake.message for mistake in caught.value.mistakes)
     assert accepted(text(checkers, root=root), tmp_path) != ""
+
+
+def test_what_keepalived_has_no_checker_for_is_told_and_so_is_who_is_left_unchecked() -> None:
+    def written(*checks: Check) -> list[str]:
+        return [line.strip() for line in checkers(checks, track_files(checks))]
+
+    weight, agent = Check(probe=FileProbe(path="/run/w")), Check(probe=AgentProbe(), port=9)
+    assert written(weight, agent)[2:] == ["# the server is unchecked here"]
+    assert written(weight, Check())[:2] == ["# not said: a check of type file", "TCP_CHECK {"]
+    assert "# the server is unchecked here" not in written(weight, Check())
+    assert written(Check(probe=FileProbe(path='/run/a"b', adjust=1)))[0] == "# not said: a check of type file"
+    assert any("one number is believed" in line for line in written(Check(probe=FileProbe(path="/w", adjust=1))))
 
 
 @pytest.mark.keepalived

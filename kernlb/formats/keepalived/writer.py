@@ -1,10 +1,10 @@
 """A Config as keepalived.conf that `keepalived -t` takes; what it has no word for stands there as a comment."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from kernlb.checks.spec import CommandProbe
 from kernlb.config.values import AddressBind, Bind, Config, MarkBind, OnFailure, Policy, Server, Service
-from kernlb.formats.keepalived.written import checker, quoted
+from kernlb.formats.keepalived.written import checkers, quoted, track_files
 from kernlb.model import (
     Family,
     Forwarding,
@@ -35,8 +35,11 @@ def write(config: Config) -> str:
         lines += [f"# not said: max_connections {config.max_connections} of all services", ""]
     if config.sync:
         lines += ["# not said: synchronisation daemons; lvs_sync_daemon wants a VRRP instance", ""]
+    files = track_files(check for service in config.services for server in service.servers for check in server.checks)
+    for path, name in files.items():
+        lines += [f"track_file {name} {{", f"    file {quoted(path)}", "}", ""]
     for number, service in enumerate(config.services, 1):
-        lines += [*_service(service, number), ""]
+        lines += [*_service(service, number, files), ""]
     return "\n".join(lines)
 
 
@@ -50,7 +53,8 @@ def _global(config: Config) -> Iterator[str]:
         yield "enable_script_security"
 
 
-def _service(service: Service, number: int) -> Iterator[str]:
+def _service(service: Service, number: int, files: Mapping[str, str]) -> Iterator[str]:
+    """`files` are the names of track files by path."""
     name = service.name.replace("\n", " ")
     yield f"# {name}"
     for fact in _unsaid(service):
@@ -63,10 +67,12 @@ def _service(service: Service, number: int) -> Iterator[str]:
     for family in Family:
         binds = [bind for bind in service.binds if _family(bind) is family and _sayable(bind)]
         if binds and (tunnelled or family in families):
-            yield from _virtual_servers(service, binds, family, f"group{number}_{family}")
+            yield from _virtual_servers(service, binds, family, f"group{number}_{family}", files)
 
 
-def _virtual_servers(service: Service, binds: list[Bind], family: Family, group: str) -> Iterator[str]:
+def _virtual_servers(
+    service: Service, binds: list[Bind], family: Family, group: str, files: Mapping[str, str]
+) -> Iterator[str]:
     words = [word for bind in binds for word in _addresses(bind)]
     if len(words) == 1:
         heading = f"virtual_server {words[0]}"
@@ -77,12 +83,12 @@ def _virtual_servers(service: Service, binds: list[Bind], family: Family, group:
         yield "}"
         heading = f"virtual_server group {group}"
     yield f"{heading} {{"
-    for line in _body(service, family):
+    for line in _body(service, family, files):
         yield f"    {line}"
     yield "}"
 
 
-def _body(service: Service, family: Family) -> Iterator[str]:
+def _body(service: Service, family: Family, files: Mapping[str, str]) -> Iterator[str]:
     scheduler = Scheduler.WRR if isinstance(service.scheduler, Policy) else service.scheduler
     scheduler = Scheduler.MH if scheduler is Scheduler.MAGLEV else scheduler
     yield f"lvs_sched {scheduler}"
@@ -109,7 +115,7 @@ def _body(service: Service, family: Family) -> Iterator[str]:
         yield f"sorry_server_lvs_method {_method(sorry)}"
     for server in service.servers:
         if not server.backup and (family_of(server.address) is family or server.forwarding is Forwarding.TUNNEL):
-            yield from _server(server)
+            yield from _server(server, files)
 
 
 def _persistence(persistence: Persistence, family: Family) -> Iterator[str]:
@@ -123,7 +129,7 @@ def _persistence(persistence: Persistence, family: Family) -> Iterator[str]:
         yield f"persistence_engine {quoted(persistence.engine)}"
 
 
-def _server(server: Server) -> Iterator[str]:
+def _server(server: Server, files: Mapping[str, str]) -> Iterator[str]:
     yield f"# {server.name}".replace("\n", " ")
     yield f"real_server {server.address} {server.port} {{".replace(" 0 {", " {")
     yield f"    weight {0 if server.disabled else server.weight}"
@@ -132,9 +138,8 @@ def _server(server: Server) -> Iterator[str]:
         yield f"    uthreshold {server.max_connections}"
     if server.min_connections:
         yield f"    lthreshold {server.min_connections}"
-    for check in server.checks:
-        for line in checker(check):
-            yield f"    {line}"
+    for line in checkers(server.checks, files):
+        yield f"    {line}"
     yield "}"
 
 

@@ -1,13 +1,14 @@
 """A check as a checker of keepalived.conf, and the quoting of its words. Knows no virtual server."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from kernlb.checks.spec import (
     Check,
     CommandProbe,
     DnsProbe,
     Exit,
+    FileProbe,
     HttpProbe,
     PingProbe,
     SmtpProbe,
@@ -30,7 +31,22 @@ def number(value: float) -> str:
     return f"{value:.6f}".rstrip("0").rstrip(".")
 
 
-def checker(check: Check) -> Iterator[str]:
+def track_files(checks: Iterable[Check]) -> dict[str, str]:
+    """The files whose number adjusts a weight, by path, each with a name for keepalived."""
+    paths = [c.probe.path for c in checks if isinstance(c.probe, FileProbe) and c.probe.adjust is not None]
+    sayable = dict.fromkeys(path for path in paths if quoted(path) == f'"{path}"')
+    return {path: f"file{number}" for number, path in enumerate(sayable, 1)}
+
+
+def checkers(checks: Sequence[Check], files: Mapping[str, str]) -> Iterator[str]:
+    """The blocks of one server, with the names of its track files."""
+    lines = [line for check in checks for line in _checker(check, files)]
+    yield from lines
+    if checks and all(line.startswith("#") for line in lines):
+        yield "# the server is unchecked here"
+
+
+def _checker(check: Check, files: Mapping[str, str]) -> Iterator[str]:
     """The lines of the block; only a comment where keepalived has no such checker."""
     match check.probe:
         case TcpProbe(steps=(), tls=None):
@@ -50,18 +66,24 @@ def checker(check: Check) -> Iterator[str]:
         case TcpProbe() | TlsProbe():
             yield "# not said: what the check sends and expects; it connects only"
             kind, body = "TCP_CHECK", []
+        case FileProbe(path=path, adjust=int() as adjust) if path in files:
+            kind, body = "FILE_CHECK", [f"track_file {files[path]}", f"weight {adjust}"]
         case other:
             name = type(other).__name__.removesuffix("Probe").lower()
-            yield f"# not said: a check of type {name}; the server is unchecked here"
+            yield f"# not said: a check of type {name}"
             return
     yield f"{kind} {{"
-    for line in (*body, *_pace(check, command=kind == "MISC_CHECK")):
+    for line in (*body, *_pace(check, kind)):
         yield f"    {line}"
     yield "}"
 
 
-def _pace(check: Check, *, command: bool) -> Iterator[str]:
-    if not command:
+def _pace(check: Check, kind: str) -> Iterator[str]:
+    if kind == "FILE_CHECK":
+        if (check.rise, check.fall) != (1, 1):
+            yield f"# not said: fall {check.fall} and rise {check.rise}; here one number is believed"
+        return
+    if kind != "MISC_CHECK":
         if check.address is not None:
             yield f"connect_ip {check.address}"
         if check.port is not None:
