@@ -72,6 +72,19 @@ def test_probes_ask_every_vip_of_the_servers_family_with_its_mark_and_come_from_
     assert marks == {key.mark for key, name in wanted(config()).names.items() if name.check and isinstance(key, Fwmark)}
 
 
+def test_of_several_checks_each_goes_its_own_way_with_its_own_port() -> None:
+    checks = '["ping", { type = "http", via_vip = true, port = 8080 }, { type = "tcp", via_vip = true }, "tcp"]'
+    several = config(CONFIG.replace('{ type = "http", via_vip = true }', checks))
+    found = {each.key[1]: each.checks for each in watched(several)}["server6"]
+    assert [(str(c.address), c.port, c.mark is not None) for c in found] == [
+        ("None", None, False),
+        ("2001:db8::1", 8080, True),
+        ("2001:db8::1", 80, True),
+        ("None", None, False),
+    ]
+    assert wanted(several).table.keys() == wanted(config()).table.keys()
+
+
 def test_internal_services_are_shown_only_where_everything_is() -> None:
     found = wanted(config())
     owned = frozenset(key for key in found.table if key in found.names)
