@@ -176,10 +176,9 @@ def _kept(said: T | None, before: T | None) -> T | None:
 
 
 def combined(states: Sequence[State], before: State | None = None) -> State:
-    """One server under several checks: the gravest says what it is and why; shares multiply, adjustments add up, of
-    weights and limits the smallest counts. Of
-    several that failed the first one counts, of those that came up the last. What the server was `before` and still is,
-    it has been all the time, whichever of its checks is at fault now.
+    """One server under several checks: the gravest says what it is and why, of several that failed the first, of those
+    that came up the last. Shares multiply, adjustments add up, of weights and limits the smallest counts. What the
+    server was `before` and still is, it has been all the time, whichever of its checks is at fault now.
 
     At least one state.
     """

@@ -10,7 +10,6 @@ from kernlb.config.values import OnFailure, Policy, Server, Service
 MOVING_SCALE = 100
 """The kernel's units in a configured one where weights move (slow start, least response time, agents)."""
 
-
 HEAVIEST = 65535
 """What a weight may be, in configured units."""
 
