@@ -30,6 +30,7 @@ class Feature(StrEnum):
     BPF = "bpf"
     BCC = "bcc"
     QEMU = "qemu"
+    UML = "uml"
     HAPROXY = "haproxy"
     KEEPALIVED = "keepalived"
     IPVSADM = "ipvsadm"
@@ -65,6 +66,7 @@ PACKAGES = {
     Feature.QEMU: "qemu-system-x86",
     Feature.SHELLCHECK: "shellcheck",
     Feature.SYSTEMD_ANALYZE: "systemd",
+    Feature.UML: "user-mode-linux",
     Feature.WRK: "wrk",
 }
 BPF_SYSCALL = {"x86_64": 321, "aarch64": 280}
@@ -109,6 +111,7 @@ def _program(feature: Feature) -> str | None:
         Feature.NFTABLES: "nft",
         Feature.QEMU: "qemu-system-x86_64",
         Feature.SYSTEMD_ANALYZE: "systemd-analyze",
+        Feature.UML: "linux.uml",
     }
     program = names.get(feature, str(feature))
     if shutil.which(program):

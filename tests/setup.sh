@@ -10,7 +10,7 @@ bpf_packages=(clang libbpf-dev libbpf1 libc6-dev llvm make)
 demo_packages=(curl ipvsadm iproute2 iputils-ping kmod nftables)
 guest_packages=(busybox-static kmod qemu-system-common qemu-system-x86)
 test_packages=(bird2 bpftool clang conntrack ethtool frr gcc groff-base haproxy iputils-ping keepalived libbpf-dev libc6-dev llvm
-	make mmdebstrap openssl procps python3-bpfcc shellcheck tcpdump wrk)
+	make mmdebstrap openssl procps python3-bpfcc shellcheck tcpdump user-mode-linux wrk)
 vagrant_packages=(dnsmasq-base e2fsprogs extlinux fdisk iptables libvirt-clients libvirt-daemon-system mmdebstrap openssh-client
 	qemu-utils slirp4netns syslinux-common vagrant vagrant-libvirt)
 

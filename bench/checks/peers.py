@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from bench.checks import usage
+from bench import usage
 from bench.checks.targets import PORT, address
 from kernlb.control_client import ControlClient
 from kernlb.places import current_namespace

@@ -1,4 +1,4 @@
-"""`python -m tests.vm -- COMMAND`: run a command in a guest kernel that has IPVS.
+"""`python -m tests.vm -- COMMAND`: run a command in a guest kernel that has IPVS: QEMU's, or User Mode Linux.
 
 The command runs as root over this machine's files; what it writes vanishes, except under --share. Its output and exit
 status are passed through. Exit status 124: the time was up; 125: the guest itself failed.
@@ -14,10 +14,10 @@ from types import FrameType
 from typing import NoReturn
 
 from tests.features import Feature, absent
-from tests.vm import guest
+from tests.vm import guest, uml
 from tests.vm.errors import GuestError
 from tests.vm.initramfs import initramfs
-from tests.vm.kernel import Filesystem, kernel
+from tests.vm.kernel import Filesystem, Kernel, kernel
 
 
 def main() -> int:
@@ -28,9 +28,8 @@ def main() -> int:
         signal.signal(number, _leave)
     try:
         started = time.monotonic()
-        chosen = kernel(options.filesystem or guest.best_filesystem())
-        archive = initramfs(chosen)
         if not options.command:
+            chosen, _ = _prepared(options)
             print(f"vm: kernel {chosen.release} is ready", file=sys.stderr)
             return 0
         job = guest.Job(
@@ -44,7 +43,7 @@ def main() -> int:
             kvm=options.kvm,
             merge_output=os.path.sameopenfile(1, 2),
         )
-        status = guest.run(job, kernel=chosen, initramfs=archive, stdout=sys.stdout.buffer, stderr=sys.stderr.buffer)
+        status = _run(job, options)
         if options.verbose:
             print(f"vm: status {status} after {time.monotonic() - started:.2f} s", file=sys.stderr)
         return status
@@ -58,6 +57,18 @@ def main() -> int:
         return 128 + signal.SIGINT
 
 
+def _run(job: guest.Job, options: argparse.Namespace) -> int:
+    if options.uml:
+        return uml.run(job, stdout=sys.stdout.buffer, stderr=sys.stderr.buffer)
+    chosen, archive = _prepared(options)
+    return guest.run(job, kernel=chosen, initramfs=archive, stdout=sys.stdout.buffer, stderr=sys.stderr.buffer)
+
+
+def _prepared(options: argparse.Namespace) -> tuple[Kernel, Path]:
+    chosen = kernel(options.filesystem or guest.best_filesystem())
+    return chosen, initramfs(chosen)
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.vm", description=__doc__)
     parser.add_argument("--share", type=Path, action="append", default=[], metavar="DIRECTORY", help="share read-write")
@@ -66,6 +77,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--memory", type=int, default=1024, metavar="MIB", help="(1024)")
     parser.add_argument("--cpus", type=int, default=1, help="(1, which boots fastest)")
     parser.add_argument("--kvm", action="store_true", help="use KVM; by default TCG, which always works")
+    parser.add_argument(
+        "--uml", action="store_true", help="User Mode Linux: one processor, not emulated, dear system calls"
+    )
     parser.add_argument("--filesystem", type=Filesystem, choices=list(Filesystem), help="(the best there is)")
     parser.add_argument("--unless-ipvs", action="store_true", help="no guest if the running kernel has IPVS")
     parser.add_argument("--verbose", action="store_true", help="say how long it took")

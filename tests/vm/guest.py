@@ -6,6 +6,7 @@ The guest sees this machine's files where they are; what it writes vanishes, exc
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -54,20 +55,30 @@ def run(job: Job, *, kernel: Kernel, initramfs: Path, stdout: BinaryIO, stderr: 
     Raises GuestTimeout, or GuestError with the end of the guest's console.
     """
     with ExitStack() as resources:
-        work = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="kernlb-vm-")))
-        (work / "settings").write_text(_settings(job, kernel))
-        (work / "command").write_text(_command(job))
-        files = [work / name for name in STREAMS]
-        for file in files:
-            file.touch()
+        work = resources.enter_context(workplace(job, _settings(job, kernel)))
         filesystem = kernel.filesystem
         shares = _shares(resources, job, filesystem, work)
         qemu = _qemu(job, kernel, initramfs, filesystem, work)
-        machine = resources.enter_context(_process([*qemu, *shares], work / "qemu.log"))
-        outputs = [
-            (resources.enter_context(files[0].open("rb")), stdout),
-            (resources.enter_context(files[1].open("rb")), stderr),
-        ]
+        machine = resources.enter_context(process([*qemu, *shares], work / "qemu.log"))
+        return outcome(machine, job, work, stdout=stdout, stderr=stderr)
+
+
+@contextmanager
+def workplace(job: Job, settings: str) -> Iterator[Path]:
+    """A directory with what the guest reads, and the files it writes its output and status to."""
+    with tempfile.TemporaryDirectory(prefix="kernlb-vm-") as name:
+        work = Path(name)
+        (work / "settings").write_text(settings)
+        (work / "command").write_text(_command(job))
+        for stream in STREAMS:
+            (work / stream).touch()
+        yield work
+
+
+def outcome(machine: subprocess.Popen[bytes], job: Job, work: Path, *, stdout: BinaryIO, stderr: BinaryIO) -> int:
+    """Hands over the output as it comes, until the machine ends; the command's exit status."""
+    with (work / "stdout").open("rb") as ours, (work / "stderr").open("rb") as complaints:
+        outputs = [(ours, stdout), (complaints, stderr)]
         deadline = time.monotonic() + job.timeout
         while machine.poll() is None:
             if time.monotonic() > deadline:
@@ -76,7 +87,7 @@ def run(job: Job, *, kernel: Kernel, initramfs: Path, stdout: BinaryIO, stderr: 
             _copy(outputs)
             time.sleep(POLL)
         _copy(outputs)
-        return _status(work)
+    return _status(work)
 
 
 def _copy(outputs: Sequence[tuple[BinaryIO, BinaryIO]]) -> None:
@@ -90,14 +101,18 @@ def _status(work: Path) -> int:
     status = (work / "status").read_text().strip()
     if status.isdigit():
         return int(status)
-    logs = [(work / name).read_text(errors="replace")[-CONSOLE_TAIL:] for name in ("console", "qemu.log")]
+    places = [work / name for name in ("console", "qemu.log") if (work / name).exists()]
+    logs = [place.read_text(errors="replace")[-CONSOLE_TAIL:] for place in places]
     raise GuestError("\n".join(["the guest ended before its command did; its last words:", *logs]).rstrip())
 
 
 def _settings(job: Job, kernel: Kernel) -> str:
     """What `init` sources: where the modules are, and the directories to mount read-write."""
-    shares = [f"share share{number} {shlex.quote(str(path))}" for number, path in enumerate(job.shared)]
-    return "\n".join([f"modules={shlex.quote(str(kernel.modules))}", *shares, ""])
+    return "\n".join([f"modules={shlex.quote(str(kernel.modules))}", *shared(job), ""])
+
+
+def shared(job: Job) -> list[str]:
+    return [f"share share{number} {shlex.quote(str(path))}" for number, path in enumerate(job.shared)]
 
 
 def _command(job: Job) -> str:
@@ -169,7 +184,7 @@ def _virtiofsd(directory: Path, socket: Path, *, cache: str) -> Iterator[None]:
         raise GuestError("no virtiofsd (Debian 12: apt install qemu-system-common); --filesystem 9p does without")
     options = ["-o", f"source={directory}", "-o", "sandbox=chroot", "-o", f"cache={cache}"]
     log = socket.with_suffix(".log")
-    with _process([str(program), f"--socket-path={socket}", *options], log) as daemon:
+    with process([str(program), f"--socket-path={socket}", *options], log) as daemon:
         deadline = time.monotonic() + SOCKET_DEADLINE
         while not socket.exists():
             if daemon.poll() is not None or time.monotonic() > deadline:
@@ -180,20 +195,27 @@ def _virtiofsd(directory: Path, socket: Path, *, cache: str) -> Iterator[None]:
 
 
 @contextmanager
-def _process(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def process(
+    command: Sequence[str], log: Path, *, descriptors: Sequence[int] = (), stop: signal.Signals = signal.SIGTERM
+) -> Iterator[subprocess.Popen[bytes]]:
     """A process that ends with this block, and with this process however that ends."""
     # setpriv (util-linux) asks the kernel to kill the child with its parent: even SIGKILL leaves nothing behind.
     wrapped = ["setpriv", "--pdeathsig", "KILL", *command]
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            wrapped, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        started = subprocess.Popen(
+            wrapped,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            pass_fds=descriptors,
         )
     try:
-        yield process
+        yield started
     finally:
-        process.terminate()
+        started.send_signal(stop)
         try:
-            process.wait(STOP_DEADLINE)
+            started.wait(STOP_DEADLINE)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            started.kill()
+            started.wait()

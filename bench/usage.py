@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -10,19 +11,22 @@ PAGE = os.sysconf("SC_PAGESIZE")
 
 def processor_seconds(pid: int) -> float:
     """In user and kernel mode, since they were started; of children that have ended too."""
-    return sum(sum(map(int, _stat(each)[11:15])) for each in _family(pid)) / TICKS
+    return sum(sum(map(int, stat[11:15])) for stat in _family(pid)) / TICKS
 
 
 def memory_bytes(pid: int) -> int:
     """Resident."""
-    return sum(int(_stat(each)[21]) for each in _family(pid)) * PAGE
+    return sum(int(stat[21]) for stat in _family(pid)) * PAGE
 
 
-def _family(pid: int) -> Iterator[int]:
-    yield pid
+def _family(pid: int) -> Iterator[list[str]]:
+    """What is said of each."""
+    yield _stat(pid)
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in children.read_text().split():
-            yield from _family(int(child))
+            # One that has just ended is counted with its parent.
+            with suppress(FileNotFoundError, ProcessLookupError):
+                yield from _family(int(child))
 
 
 def _stat(pid: int) -> list[str]:
