@@ -1,7 +1,8 @@
 """`python -m bench [NAME...]`: kernlb beside its peers. Without a name, every benchmark there is.
 
 A benchmark is a module of this package with `run(rounds, progress) -> Report`; one that says NEEDS_IPVS runs in a
-guest kernel where the running kernel has no IPVS. Exit status: 0 every budget kept, 1 one exceeded, 2 wrong usage.
+guest kernel where the running kernel has no IPVS: in QEMU, or where it says USER_MODE, in User Mode Linux. Exit status:
+0 every budget kept, 1 one exceeded, 2 wrong usage.
 """
 
 import argparse
@@ -58,6 +59,7 @@ def _in_guest(name: str, module: ModuleType, options: argparse.Namespace) -> Rep
     """On the running kernel if that has IPVS, else in a guest: either way in another process, by its JSON."""
     command = [sys.executable, "-m", "bench", name, "--here", "--json", "-", "--rounds", str(options.rounds)]
     limits = ["--timeout", str(GUEST_SECONDS), "--cpus", str(getattr(module, "CPUS", 1))]
+    limits += ["--uml"] if getattr(module, "USER_MODE", False) else []
     done = subprocess.run(
         [sys.executable, "-m", "tests.vm", "--unless-ipvs", *limits, "--", *command],
         stdout=subprocess.PIPE,
