@@ -18,6 +18,7 @@ from bench import usage
 from bench.checks.targets import PORT, address
 from kernlb.control_client import ControlClient
 from kernlb.places import current_namespace
+from tests.features import Feature, absent
 
 SO_RCVBUFFORCE = 33  # linux/socket.h
 INTERVAL = 2.0
@@ -194,45 +195,38 @@ def haproxy(scratch: Path) -> Peer:
     return Peer("HAProxy", INTERVAL, start)
 
 
-def keepalived(scratch: Path) -> Peer:
+def keepalived(scratch: Path, *, lingers: bool = True) -> Peer:
+    """Out after three failures, as the others are by default. keepalived.c says what it may be told."""
+
     def start(targets: Sequence[str]) -> tuple["subprocess.Popen[bytes]", int]:
-        servers = "\n".join(
-            f"  real_server {each} {PORT} {{\n    TCP_CHECK {{\n      connect_timeout {INTERVAL:g}\n      retry 2\n"
-            f"      delay_before_retry {INTERVAL:g}\n    }}\n  }}"
-            for each in targets
-        )
+        parts = []
+        for first in range(0, len(targets), A_SERVICE):
+            servers = "\n".join(
+                f"  real_server {each} {PORT} {{\n    TCP_CHECK {{\n      connect_timeout {INTERVAL:g}\n      retry 2\n"
+                f"      delay_before_retry {INTERVAL:g}\n    }}\n  }}"
+                for each in targets[first : first + A_SERVICE]
+            )
+            parts.append(
+                f"virtual_server {VIP} {PORT + first // A_SERVICE} {{\n  delay_loop {INTERVAL:g}\n"
+                f"  lb_algo rr\n  lb_kind NAT\n  protocol TCP\n{servers}\n}}\n"
+            )
         file = scratch / "keepalived.conf"
-        file.write_text(
-            f"virtual_server 127.0.0.1 18999 {{\n  delay_loop {INTERVAL:g}\n"
-            "  lb_algo rr\n  lb_kind NAT\n  protocol TCP\n"
-            f"{servers}\n}}\n"
-        )
+        file.write_text("".join(parts))
         file.chmod(PERMISSION)
         ours, theirs = os.pipe()
         places = ["-p", str(scratch / "k.pid"), "-c", str(scratch / "kc.pid")]
-        command = ["keepalived", "-n", "-l", "-D", "-C", "-f", str(file), *places]
-        process = subprocess.Popen(command, stdout=theirs, stderr=theirs)
+        command = ["keepalived", "-n", "-l", "-G", "-D", "-C", "-f", str(file), *places]
+        environment = os.environ | {"LD_PRELOAD": str(_told(scratch, lingers=lingers))}
+        process = subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment)
         os.close(theirs)
         return process, ours
 
-    return Peer("keepalived", INTERVAL, start)
+    return Peer("keepalived" if lingers else "keepalived without SO_LINGER", INTERVAL, start)
 
 
-def unable(scratch: Path) -> str | None:
-    """Why keepalived's checkers do not run here, in its own words; None where they do."""
-    process, said = keepalived(scratch).start([address(0)])
-    words, until = "", time.monotonic() + 5
-    try:
-        while (left := until - time.monotonic()) > 0 and process.poll() is None:
-            if select.select([said], [], [], min(left, 0.2))[0]:
-                words += os.read(said, 65536).decode("utf-8", "replace")
-        if process.poll() is None:
-            return None
-        words += os.read(said, 65536).decode("utf-8", "replace")
-    finally:
-        process.terminate()
-        process.wait()
-        os.close(said)
-    return next(
-        (line.partition(": ")[2] for line in words.splitlines() if "IPVS" in line), f"status {process.returncode}"
-    )
+def _told(scratch: Path, *, lingers: bool) -> Path:
+    library, source = scratch / "keepalived.so", Path(__file__).with_name("keepalived.c")
+    facts = [f"-DNO_IPVS={absent(Feature.IPVS) is not None:d}", f"-DNO_LINGER={not lingers:d}"]
+    command = ["cc", "-O2", "-shared", "-fPIC", *facts, "-o", str(library), str(source)]
+    subprocess.run(command, check=True, timeout=60)
+    return library
