@@ -1,6 +1,7 @@
 """Ten thousand real listeners in a process of their own; `N` on its standard input makes N of them die, evenly spread:
 whoever asks its targets in their order would otherwise meet all the dead at one moment of its round."""
 
+import resource
 import socket
 import sys
 import time
@@ -9,6 +10,8 @@ from bench.checks.targets import PORT, address
 
 
 def serve(count: int) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     listeners = []
     for number in range(count):
         sock = socket.socket()
