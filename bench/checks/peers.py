@@ -29,6 +29,7 @@ DOWN = re.compile(
 LONGEST = 512  # characters of a line
 A_SERVICE = 100  # targets of each service of the daemon
 VIP = "192.0.2.1"
+FORWARDING = {"xdp": "fullnat", "ipvs": "nat"}
 PERMISSION = 0o600
 
 
@@ -142,7 +143,7 @@ def kernlb(scratch: Path) -> Peer:
     return Peer("kernlb's checker", INTERVAL, start)
 
 
-def daemon(scratch: Path, *, more: str = "") -> Peer:
+def daemon(scratch: Path, *, interval: float = INTERVAL, engine: str = "xdp", more: str = "") -> Peer:
     """All of kernlb: the targets are real servers behind VIPs in the kernel, to which no client comes. `more` services
     may be configured beside them."""
 
@@ -150,14 +151,15 @@ def daemon(scratch: Path, *, more: str = "") -> Peer:
         lines = ["link add wan type veth peer name far", f"addr add {VIP}/24 dev wan", "link set far up"]
         subprocess.run(["ip", "-batch", "-"], input="\n".join([*lines, "link set wan up\n"]), text=True, check=True)
         # No packet comes for the program; compiling another would be measured with the checks.
-        parts = ['[engine]\ninterfaces = ["wan"]\nloader = "object"\n']
+        program = 'interfaces = ["wan"]\nloader = "object"\n' if engine == "xdp" else ""
+        parts = [f'[engine]\ndefault = "{engine}"\n{program}[defaults]\nforwarding = "{FORWARDING[engine]}"\n']
         for first in range(0, len(targets), A_SERVICE):
             number = first // A_SERVICE
             listed = enumerate(targets[first : first + A_SERVICE], first)
             servers = "\n".join(f'target{n} = "{each}:{PORT}"' for n, each in listed)
             parts.append(
-                f'[service.s{number}]\nbind = ["{VIP}:{PORT + number}"]\nforwarding = "fullnat"\n'
-                f'check = {{ interval = "{INTERVAL:g}s" }}\n[service.s{number}.servers]\n{servers}\n'
+                f'[service.s{number}]\nbind = ["{VIP}:{PORT + number}"]\n'
+                f'check = {{ interval = "{interval:g}s" }}\n[service.s{number}.servers]\n{servers}\n'
             )
         file = scratch / "kernlb.toml"
         file.write_text("".join(parts) + more)
@@ -171,16 +173,16 @@ def daemon(scratch: Path, *, more: str = "") -> Peer:
     def ready() -> bool:
         return ControlClient(scratch / "run" / current_namespace() / "control.sock").serves()
 
-    return Peer("kernlb", INTERVAL, start, ready)
+    return Peer("kernlb", interval, start, ready)
 
 
-def haproxy(scratch: Path) -> Peer:
+def haproxy(scratch: Path, *, interval: float = INTERVAL) -> Peer:
     def start(targets: Sequence[str]) -> tuple["subprocess.Popen[bytes]", int]:
         log = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         log.bind(("127.0.0.1", 0))
         log.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 23)
         place = f"127.0.0.1:{log.getsockname()[1]}"
-        servers = "\n".join(f"  server {each} {each}:{PORT} check inter {INTERVAL:g}s" for each in targets)
+        servers = "\n".join(f"  server {each} {each}:{PORT} check inter {interval:g}s" for each in targets)
         file = scratch / "haproxy.cfg"
         file.write_text(
             f"global\n  nbthread 1\n  maxconn 100\n  log {place} local0\n"
@@ -192,22 +194,22 @@ def haproxy(scratch: Path) -> Peer:
         )
         return process, log.detach()
 
-    return Peer("HAProxy", INTERVAL, start)
+    return Peer("HAProxy", interval, start)
 
 
-def keepalived(scratch: Path, *, lingers: bool = True) -> Peer:
+def keepalived(scratch: Path, *, interval: float = INTERVAL, lingers: bool = True) -> Peer:
     """Out after three failures, as the others are by default. keepalived.c says what it may be told."""
 
     def start(targets: Sequence[str]) -> tuple["subprocess.Popen[bytes]", int]:
         parts = []
         for first in range(0, len(targets), A_SERVICE):
             servers = "\n".join(
-                f"  real_server {each} {PORT} {{\n    TCP_CHECK {{\n      connect_timeout {INTERVAL:g}\n      retry 2\n"
-                f"      delay_before_retry {INTERVAL:g}\n    }}\n  }}"
+                f"  real_server {each} {PORT} {{\n    TCP_CHECK {{\n      connect_timeout {interval:g}\n      retry 2\n"
+                f"      delay_before_retry {interval:g}\n    }}\n  }}"
                 for each in targets[first : first + A_SERVICE]
             )
             parts.append(
-                f"virtual_server {VIP} {PORT + first // A_SERVICE} {{\n  delay_loop {INTERVAL:g}\n"
+                f"virtual_server {VIP} {PORT + first // A_SERVICE} {{\n  delay_loop {interval:g}\n"
                 f"  lb_algo rr\n  lb_kind NAT\n  protocol TCP\n{servers}\n}}\n"
             )
         file = scratch / "keepalived.conf"
@@ -221,7 +223,7 @@ def keepalived(scratch: Path, *, lingers: bool = True) -> Peer:
         os.close(theirs)
         return process, ours
 
-    return Peer("keepalived" if lingers else "keepalived without SO_LINGER", INTERVAL, start)
+    return Peer("keepalived" if lingers else "keepalived without SO_LINGER", interval, start)
 
 
 def _told(scratch: Path, *, lingers: bool) -> Path:
