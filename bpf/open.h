@@ -62,7 +62,7 @@ static __always_inline void find_way_back(void *ctx, struct opening *opening, co
 	found = bpf_fib_lookup(ctx, &route, sizeof(route), 0);
 	out = interface(ctx, hook);
 	opening->next = tuple->source;
-	if (found == BPF_FIB_LKUP_RET_SUCCESS || (found == BPF_FIB_LKUP_RET_NO_NEIGH && route.ifindex != out)) {
+	if (found == BPF_FIB_LKUP_RET_SUCCESS || found == BPF_FIB_LKUP_RET_NO_NEIGH) {
 		out = route.ifindex;
 		if (route.family == FAMILY_IPV4)
 			map_ipv4(&opening->next, route.ipv4_dst);
