@@ -4,6 +4,7 @@
  * What is not understood belongs to the kernel's stack, and is counted by cause.
  */
 #include "abi.h"
+#include "forward.h"
 #include "fragments.h"
 #include "gather.h"
 #include "hook.h"
@@ -13,135 +14,7 @@
 #include "reset.h"
 #include "table.h"
 #include "toobig.h"
-#include "tunnel.h"
-
-static __always_inline void account(__u32 id, __u32 length, _Bool begins, _Bool outward)
-{
-	struct traffic *counters = bpf_map_lookup_elem(MAP(traffic), &id);
-
-	if (!counters)
-		return;
-	if (outward) {
-		counters->packets_out++;
-		counters->bytes_out += length;
-	} else {
-		counters->packets_in++;
-		counters->bytes_in += length;
-		counters->flows += begins;
-	}
-}
-
-static __always_inline int refuse(__u32 id, const enum hook hook, enum cause cause)
-{
-	struct traffic *counters = bpf_map_lookup_elem(MAP(traffic), &id);
-
-	if (counters)
-		counters->refused++;
-	return pass(hook, cause);
-}
-
-/* GSO segments are cut after us: what has to fit is one of them. Each has the whole TCP header, options and all. */
-static __always_inline __u32 largest_segment(void *ctx, const struct packet *packet, const enum hook hook)
-{
-	__u32 segment = hook == HOOK_TC ? skb_of(ctx)->gso_size : 0, header = sizeof(struct udphdr);
-
-	if (likely(!segment))
-		return packet->length;
-	if (packet->tuple.protocol == IPPROTO_TCP) {
-		struct tcphdr *tcp = at_offset(data(ctx, hook), packet->transport, ANY_TRANSPORT);
-
-		header = (void *)(tcp + 1) > data_end(ctx, hook) ? sizeof(*tcp) : tcp->doff * 4;
-	}
-	return segment + packet->transport - packet->network + header;
-}
-
-/*
- * The verifier walks a global function once, and not for every way that leads there. What it needs of the packet comes
- * in one number: length 32, begins 1, TCP 1, transport 9 of 14, network 6 of 16.
- */
-static __always_inline __u64 outline(const struct packet *packet)
-{
-	return (__u64)packet->length << 32 | (__u32)begins(packet) << 31 | (packet->tuple.protocol == IPPROTO_TCP) << 30 |
-	       packet->transport << 16 | packet->network;
-}
-
-/* Direct and tunnel: the packet itself stays as it is, but for its TTL, which ends loops. */
-static __always_inline int forward(void *ctx, __u32 id, __u64 outlined, __u64 hash, const enum hook hook, const _Bool ipv6)
-{
-	const struct server *server = server_of(id);
-	const struct packet packet = {
-		.length = outlined >> 32,
-		.transport = outlined >> 16 & 0x1ff,
-		.network = outlined & 0x3f,
-		.tuple.protocol = outlined >> 30 & 1 ? IPPROTO_TCP : IPPROTO_UDP,
-	};
-	void *start = data(ctx, hook), *end = data_end(ctx, hook);
-	__u32 network = packet.network, outer, mtu;
-	_Bool outer6;
-	__be16 df = 0;
-	__u8 tos;
-
-	if (unlikely(!server))
-		return pass(hook, CAUSE_NO_SERVER);
-	outer6 = server->flags & SERVER_IPV6;
-	if (unlikely(server->hop.method == HOP_UNRESOLVED))
-		return refuse(id, hook, CAUSE_NO_HOP);
-	if (start + sizeof(struct ethhdr) > end || start + network + (ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) > end)
-		return pass(hook, CAUSE_MALFORMED);
-	if (settings.tunnel && server->forwarding != FORWARD_DIRECT) {
-		if (ipv6 && !outer6)
-			return refuse(id, hook, CAUSE_FAMILY);
-		outer = outer_length(server);
-		mtu = server->hop.mtu;
-		if (unlikely(mtu && largest_segment(ctx, &packet, hook) + outer > mtu))
-			return answer_too_big(ctx, &packet, mtu - outer, hook, ipv6);
-	}
-	if (ipv6) {
-		struct ipv6hdr *ip = start + network;
-
-		if (unlikely(ip->hop_limit <= 1))
-			return pass(hook, CAUSE_TTL);
-		tos = bpf_ntohs(*(__be16 *)ip) >> 4;
-	} else {
-		struct iphdr *ip = start + network;
-
-		if (unlikely(ip->ttl <= 1))
-			return pass(hook, CAUSE_TTL);
-		df = ip->frag_off & bpf_htons(IP_DF);
-		tos = ip->tos;
-	}
-	account(id, packet.length, outlined >> 31 & 1, 0);
-	if (!settings.tunnel || server->forwarding == FORWARD_DIRECT) {
-		decrement_ttl(start + network, ipv6);
-		write_addresses(start, &server->hop);
-		return send(ctx, &server->hop, &server->next, hook);
-	}
-	if (server->forwarding == FORWARD_GUE)
-		return outer6 ? encapsulate(ctx, &packet, server, hook, 1, 1, ipv6, tos, df, hash) :
-				encapsulate(ctx, &packet, server, hook, 0, 1, ipv6, tos, df, hash);
-	return outer6 ? encapsulate(ctx, &packet, server, hook, 1, 0, ipv6, tos, df, hash) :
-			encapsulate(ctx, &packet, server, hook, 0, 0, ipv6, tos, df, hash);
-}
-
-GLOBAL int forward_ipv4_xdp(struct xdp_md *ctx, __u32 id, __u64 outlined, __u64 hash)
-{
-	return forward(ctx, id, outlined, hash, HOOK_XDP, 0);
-}
-
-GLOBAL int forward_ipv6_xdp(struct xdp_md *ctx, __u32 id, __u64 outlined, __u64 hash)
-{
-	return forward(ctx, id, outlined, hash, HOOK_XDP, 1);
-}
-
-GLOBAL int forward_ipv4_tc(struct __sk_buff *ctx, __u32 id, __u64 outlined, __u64 hash)
-{
-	return forward(ctx, id, outlined, hash, HOOK_TC, 0);
-}
-
-GLOBAL int forward_ipv6_tc(struct __sk_buff *ctx, __u32 id, __u64 outlined, __u64 hash)
-{
-	return forward(ctx, id, outlined, hash, HOOK_TC, 1);
-}
+#include "traffic.h"
 
 static __always_inline int follow(void *ctx, struct packet *packet, struct flow *flow, const enum hook hook, const _Bool ipv6)
 {
@@ -159,6 +32,8 @@ static __always_inline int follow(void *ctx, struct packet *packet, struct flow 
 		if (unlikely(hop->method == HOP_UNRESOLVED))
 			return refuse(flow->server, hook, CAUSE_NO_HOP);
 	}
+	if (exceeds(ctx, packet, 0, hop, hook) && !packet->related)
+		return answer_too_big(ctx, packet, hop->mtu, hook, ipv6);
 	account(flow->server, packet->length, begins(packet), outward);
 	if (unlikely(packet->related))
 		return translate_related(ctx, packet->network, flow, hop, next, hook, ipv6);
@@ -297,6 +172,8 @@ static __always_inline int balance(void *ctx, struct cursor *cursor, __u32 netwo
 		return refuse(choice.id, hook, CAUSE_FAMILY);
 	if (choice.server->hop.method == HOP_UNRESOLVED)
 		return refuse(choice.id, hook, CAUSE_NO_HOP);
+	if (exceeds(ctx, &packet, 0, &choice.server->hop, hook))
+		return answer_too_big(ctx, &packet, choice.server->hop.mtu, hook, ipv6);
 	if (settings.limits) {
 		expiry = step_of(ticks() + timeout_of(packet.tuple.protocol == IPPROTO_TCP ? FLOW_OPENING : FLOW_DATAGRAM));
 		if (unlikely(!admit(service, &choice, hash, expiry))) {

@@ -12,7 +12,7 @@
 #define PORT_ATTEMPTS 24
 #define FRESH_ATTEMPTS 8 /* before a port is taken that its last client is done with */
 #define REST 2 /* ticks of silence after which nothing more is on its way */
-#define FIB_TUPLE_LENGTH 40
+#define LEAST_LENGTH 1 /* of the packet asked for; from 5.12 on the kernel puts the route's MTU in its place */
 
 struct opening {
 	struct tuple tuple; /* of the client's packet */
@@ -43,7 +43,7 @@ struct {
 /* Back to the client by the kernel's routes; where they have no neighbour, to whom the packet came from. */
 static __always_inline void find_way_back(void *ctx, struct opening *opening, const enum hook hook)
 {
-	struct bpf_fib_lookup route = { .ifindex = interface(ctx, hook) };
+	struct bpf_fib_lookup route = { .ifindex = interface(ctx, hook), .tot_len = LEAST_LENGTH };
 	struct hop *back = &opening->back, *link;
 	const struct tuple *tuple = &opening->tuple;
 	__u32 out;
@@ -76,8 +76,11 @@ static __always_inline void find_way_back(void *ctx, struct opening *opening, co
 	back->interface = out;
 	back->method = HOP_ADDRESSES;
 	link = bpf_map_lookup_elem(MAP(links), &out);
-	if (link)
+	back->mtu = found == BPF_FIB_LKUP_RET_SUCCESS && route.tot_len != LEAST_LENGTH ? route.tot_len : 0;
+	if (link) {
 		back->method = link->method;
+		back->mtu = back->mtu ? back->mtu : link->mtu;
+	}
 	/* Without a route, only the neighbour that the packet came from is known to be right. */
 	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH && back->method == HOP_NEIGHBOUR)
 		back->method = HOP_ADDRESSES;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* Packet too big, for a packet that its outer header would carry over the MTU (RFC 1191, RFC 4443). */
+/* Packet too big, for a packet that does not fit through the link that it would leave by (RFC 1191, RFC 4443). */
 #ifndef KERNLB_TOOBIG_H
 #define KERNLB_TOOBIG_H
 
@@ -8,6 +8,30 @@
 
 #define QUOTED_IPV4 68 /* the longest IP header and eight bytes */
 #define QUOTED_IPV6 512 /* what bpf_csum_diff takes */
+
+/* GSO segments are cut after us: what has to fit is one of them. Each has the whole TCP header, options and all. */
+static __always_inline __u32 largest_segment(void *ctx, const struct packet *packet, const enum hook hook)
+{
+	__u32 segment = hook == HOOK_TC ? skb_of(ctx)->gso_size : 0, header = sizeof(struct udphdr);
+
+	if (likely(!segment))
+		return packet->length;
+	if (packet->tuple.protocol == IPPROTO_TCP) {
+		struct tcphdr *tcp = at_offset(data(ctx, hook), packet->transport, ANY_TRANSPORT);
+
+		header = (void *)(tcp + 1) > data_end(ctx, hook) ? sizeof(*tcp) : tcp->doff * 4;
+	}
+	return segment + packet->transport - packet->network + header;
+}
+
+/* Whether it is too big for this hop with so much in front of it. */
+static __always_inline _Bool exceeds(void *ctx, const struct packet *packet, __u32 outer, const struct hop *hop,
+				     const enum hook hook)
+{
+	__u32 mtu = hop->mtu;
+
+	return unlikely(packet->length + outer > mtu) && mtu && largest_segment(ctx, packet, hook) + outer > mtu;
+}
 
 static __always_inline void swap_addresses(struct ethhdr *ethernet)
 {
@@ -153,12 +177,12 @@ static __always_inline int write_too_big(void *ctx, __u32 network, __u32 check, 
 	return hook == HOOK_TC ? bpf_redirect(interface(ctx, hook), 0) : XDP_TX;
 }
 
-static __noinline int too_big_xdp(struct xdp_md *ctx, __u32 network, __u32 mtu, _Bool ipv6)
+GLOBAL int too_big_xdp(struct xdp_md *ctx, __u32 network, __u32 mtu, _Bool ipv6)
 {
 	return ipv6 ? write_too_big(ctx, network, 0, mtu, HOOK_XDP, 1) : write_too_big(ctx, network, 0, mtu, HOOK_XDP, 0);
 }
 
-static __noinline int too_big_tc(struct __sk_buff *ctx, __u32 network, __u32 check, __u32 mtu, _Bool ipv6)
+GLOBAL int too_big_tc(struct __sk_buff *ctx, __u32 network, __u32 check, __u32 mtu, _Bool ipv6)
 {
 	return ipv6 ? write_too_big(ctx, network, check, mtu, HOOK_TC, 1) : write_too_big(ctx, network, check, mtu, HOOK_TC, 0);
 }

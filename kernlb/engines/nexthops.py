@@ -20,6 +20,7 @@ _PAUSE = 0.01
 _PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _RESERVED = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 _LOWEST, _HIGHEST = 1024, 65535
+_LONGEST = 65535
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ class Surroundings:
             return Way(abi.Hop(), address, None)
         following = route.gateway or address
         mac = self._neighbours.get((link.index, following))
-        mtu = min(filter(None, (link.mtu, route.mtu)), default=0)
+        mtu = _mtu(link.mtu, route.mtu)
         method = self.leaving(link).method if mac else HopMethod.NEIGHBOUR
         hop = abi.Hop(interface=link.index, destination=mac or bytes(6), source=link.mac[:6], mtu=mtu, method=method)
         return Way(hop, following, route.source)
@@ -117,7 +118,7 @@ class Surroundings:
     def leaving(self, link: Link) -> abi.Hop:
         """How answers leave through an interface: without its queue where the other end is in another namespace."""
         method = HopMethod.PEER if link.peer_elsewhere else HopMethod.NEIGHBOUR
-        return abi.Hop(interface=link.index, source=link.mac[:6], mtu=link.mtu, method=method)
+        return abi.Hop(interface=link.index, source=link.mac[:6], mtu=_mtu(link.mtu), method=method)
 
 
 class Outlook:
@@ -166,6 +167,11 @@ def ports() -> range:
 
 def source(address: IPAddress, ports: range) -> abi.Source:
     return abi.Source(address=address, first_port=ports.start, port_count=len(ports))
+
+
+def _mtu(*limits: int) -> int:
+    """The least that is one; more than an IP packet can have is none."""
+    return min((limit for limit in limits if 0 < limit <= _LONGEST), default=0)
 
 
 def _near(address: IPAddress) -> bool:

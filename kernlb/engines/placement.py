@@ -95,7 +95,7 @@ def keep_known(before: Mapping[int, abi.Server], servers: dict[int, abi.Server])
         if had is None or any(server.hop.destination):
             continue
         if (had.hop.interface, had.next) == (server.hop.interface, server.next) and any(had.hop.destination):
-            servers[number] = replace(server, hop=had.hop)
+            servers[number] = replace(server, hop=replace(had.hop, mtu=server.hop.mtu))
 
 
 def _addresses(book: Book, seen: Surroundings) -> list[tuple[Endpoint, IPAddress]]:

@@ -53,7 +53,7 @@ def compiled(balancer: Path, settings: abi.Settings, programs: Sequence[str]) ->
 @pytest.fixture
 def plane(loaded: Dataplane) -> Dataplane:
     """The loaded program, without services, flows, memories and counts."""
-    for name in ("services", "fragments", "limits"):
+    for name in ("services", "fragments", "limits", "links"):
         for key in list(loaded.maps[name].keys()):
             del loaded.maps[name][key]
     for name in ("flows", "memories", "servers", "traffic", "causes"):

@@ -60,3 +60,19 @@ def test_a_new_neighbour_s_address_is_found(outlook: Outlook) -> None:
     assert look(outlook).way(SERVER).hop.destination == bytes.fromhex(HERE.replace(":", ""))
     ip(f"neigh change {SERVER} lladdr {THERE} dev front")
     assert look(outlook).way(SERVER).hop.destination == bytes.fromhex(THERE.replace(":", ""))
+
+
+@pytest.mark.parametrize(
+    ("link", "route", "told"), [(9000, 0, 9000), (9000, 1300, 1300), (1400, 9000, 1400), (65535, 0, 65535)]
+)
+def test_what_fits_is_the_least_of_link_and_route(outlook: Outlook, link: int, route: int, told: int) -> None:
+    ip(f"link set front mtu {link}")
+    ip(f"route add {SERVER} dev front{f' mtu {route}' if route else ''}")
+    assert look(outlook).way(SERVER).hop.mtu == told
+
+
+def test_a_link_that_takes_more_than_any_packet_has_is_no_limit(outlook: Outlook) -> None:
+    seen = look(outlook)
+    (hop,) = (seen.leaving(link) for link in seen.links.values() if link.loopback and link.mtu > 65535)
+    assert hop.mtu == 0
+    assert hop.pack()

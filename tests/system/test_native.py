@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kernlb.engines.abi import Cause
 from kernlb.engines.attach import Hook
 from kernlb.engines.carried import Wish
 from kernlb.engines.libbpf import check, library
@@ -33,6 +34,7 @@ from tests.system.segment import PORT, SERVERS, VIP, Segment, segment, who
 
 pytestmark = [pytest.mark.bpf, pytest.mark.netns]
 CONNECTIONS = 60
+SMALL_MTU = 1300
 XDP_PROGRAM, DRIVER_MODE = 6, 1 << 2
 
 
@@ -80,3 +82,19 @@ def test_native_xdp_carries_connections_through_changes(network: Segment, forwar
         finally:
             xdp.apply(diff({}, xdp.read()))
         assert not pins.exists()
+
+
+def test_a_client_learns_of_a_route_that_takes_less(network: Segment) -> None:
+    pins = Path(f"/sys/fs/bpf/kernlb/test-{os.getpid()}")
+    run("ip", "-n", network.gateways["gw1"], "route", "add", SERVERS["s1"], "dev", "eth0", "mtu", str(SMALL_MTU))
+    with inside(network.gateways["gw1"]):
+        xdp = Xdp(pins, wish=Wish(interfaces=("eth0",)), sizes=SMALL, slots=1009, virtual=True)
+        try:
+            xdp.apply(diff(table(Forwarding.DIRECT, {"s1": 1}), xdp.read()))
+            assert set(xdp.hooks().values()) == {Hook.XDP}
+            with network.connect() as connection:
+                connection.sendall(bytes(4 * SMALL_MTU))
+                assert connection.recv(100)
+            assert xdp.causes()[Cause.TOO_BIG]
+        finally:
+            xdp.apply(diff({}, xdp.read()))

@@ -249,16 +249,16 @@ def test_udp_reaches_both_servers_and_answers_come_back(
 def test_headers_may_lie_outside_the_linear_part_of_a_buffer(
     network: Lab, director: Director, forwarding: Forwarding, family: int, options: int
 ) -> None:
-    director.hold(table(family, forwarding, {"server1": 1}, protocol=Protocol.UDP))
     gateway = inside(network, "director", "cat", "/sys/class/net/front/address").strip()
-    wire = (("client", "eth0"), ("director", "front"))
+    wires = (("client", "eth0"), ("director", "front"), ("director", "server1"), ("server1", "eth0"))
     try:
-        for part, name in wire:
+        for part, name in wires:
             network.ip(part, [f"link set {name} mtu {4 * PAGE}"])
+        director.hold(table(family, forwarding, {"server1": 1}, protocol=Protocol.UDP))
         answer = network.ask("client", ask_in_parts, gateway, options, family)
         assert answer.value(timeout=10).startswith("server1")
     finally:
-        for part, name in wire:
+        for part, name in wires:
             network.ip(part, [f"link set {name} mtu 1500"])
 
 
