@@ -9,8 +9,9 @@
 #include "table.h"
 #include "timestamp.h"
 
-#define PORT_ATTEMPTS 24
+#define PORT_ATTEMPTS 32
 #define FRESH_ATTEMPTS 8 /* before a port is taken that its last client is done with */
+#define MODEST_ATTEMPTS 20 /* before the last place of a bucket is taken */
 #define REST 2 /* ticks of silence after which nothing more is on its way */
 #define LEAST_LENGTH 1 /* of the packet asked for; from 5.12 on the kernel puts the route's MTU in its place */
 
@@ -133,6 +134,7 @@ static __always_inline _Bool is_key(const struct flow *flow, const struct tuple 
 #define INSERT_FULL (-2)
 #define NO_SOURCE (-3)
 #define INSERT_OVER 0x100 /* over a flow that is closed, if need be */
+#define INSERT_LAST 0x200 /* into the last place of a bucket too */
 
 /* Whether nothing is on its way any more, and the server has nothing in TIME_WAIT because it did not close first. */
 static __always_inline _Bool forgotten(const struct flow *flow, __u32 now)
@@ -158,7 +160,7 @@ GLOBAL int insert_flow(__u32 number, __u32 flags, __u32 pair)
 	struct flow_bucket *bucket = bpf_map_lookup_elem(MAP(flows), &number);
 	__u32 stripe = number & (LOCKS - 1);
 	struct lock *lock = bpf_map_lookup_elem(MAP(locks), &stripe);
-	__u32 i, choice = FLOWS_PER_BUCKET, closed = FLOWS_PER_BUCKET, taken = 0, room = 0;
+	__u32 i, choice = FLOWS_PER_BUCKET, closed = FLOWS_PER_BUCKET, taken = 0, before = 0, room = 0, silent = 0;
 	const struct tuple *key;
 
 	if (!opening || !bucket || !lock)
@@ -169,28 +171,34 @@ GLOBAL int insert_flow(__u32 number, __u32 flags, __u32 pair)
 	for (i = 0; i < FLOWS_PER_BUCKET; i++) {
 		struct flow *flow = &bucket->flow[i];
 
-		if (flow->state != FLOW_FREE && is_key(flow, key)) {
+		_Bool own = flow->state != FLOW_FREE && is_key(flow, key);
+
+		if (expired(flow, opening->now)) {
+			/* In its own place, where it has one: a key is nowhere twice. */
+			choice = before ? choice : i;
+			before |= own;
+			room++;
+		} else if (own) {
 			choice = i;
 			room = FLOWS_PER_BUCKET;
-			if (expired(flow, opening->now))
-				break;
 			taken = !(flags & INSERT_OVER) || !reusable(flow, opening);
 			opening->shifted = !taken && flow->flags & FLOW_TIMED && opening->timed;
 			opening->clock = flow->clock + (opening->now - flow->seen) * TIMESTAMPS_A_TICK - opening->timestamp;
 			break;
-		} else if (expired(flow, opening->now)) {
-			choice = i;
-			room++;
 		} else if (flow->state == FLOW_CLOSED && (flow->flags & FLOW_FORWARD || forgotten(flow, opening->now))) {
-			closed = i;
+			if (opening->now - flow->seen >= silent) {
+				silent = opening->now - flow->seen;
+				closed = i;
+			}
+			room += !!(flags & INSERT_OVER);
 		}
 	}
-	/* Ports can be drawn again: the last place of a bucket is for a client, who has but two buckets. */
-	if (room == 1 && !(flags & (FLOW_FORWARD | INSERT_OVER)))
-		choice = FLOWS_PER_BUCKET;
 	/* Whoever had it only loses the claim to the same port. */
 	if (choice == FLOWS_PER_BUCKET && flags & INSERT_OVER)
 		choice = closed;
+	/* Ports can be drawn again: the last place that is to be had is for a client, who has but two buckets. */
+	if (room < 2 && !(flags & (FLOW_FORWARD | INSERT_LAST)))
+		choice = FLOWS_PER_BUCKET;
 	if (!taken && choice < FLOWS_PER_BUCKET)
 		write_flow(&bucket->flow[choice & (FLOWS_PER_BUCKET - 1)], key, opening, flags & FLOW_FORWARD, pair);
 	bpf_spin_unlock(&lock->lock);
@@ -223,7 +231,7 @@ GLOBAL int claim_port(__u32 unused)
 	struct opening *opening = current_opening();
 	__u32 attempt;
 	__u64 draw;
-	int place;
+	int place = NO_SOURCE;
 
 	if (!opening)
 		return NO_SOURCE;
@@ -231,11 +239,11 @@ GLOBAL int claim_port(__u32 unused)
 #pragma unroll
 	for (attempt = 0; attempt < PORT_ATTEMPTS; attempt++) {
 		draw = mix(draw + MIX_1);
-		place = draw_port(draw, attempt < FRESH_ATTEMPTS ? 0 : INSERT_OVER);
+		place = draw_port(draw, (attempt < FRESH_ATTEMPTS ? 0 : INSERT_OVER) | (attempt < MODEST_ATTEMPTS ? 0 : INSERT_LAST));
 		if (place >= 0 || place == NO_SOURCE)
-			return place;
+			break;
 	}
-	return INSERT_TAKEN;
+	return place;
 }
 
 /* NULL, and the cause, when there is no room or no port. */
@@ -249,7 +257,7 @@ static __always_inline struct flow *open_flow(struct opening *opening, const str
 	opening->reverse.protocol = opening->tuple.protocol;
 	opening->reverse.family = opening->tuple.family;
 	reverse = claim_port(0);
-	*cause = CAUSE_NO_PORT;
+	*cause = reverse == INSERT_FULL ? CAUSE_NO_ROOM : CAUSE_NO_PORT;
 	if (reverse < 0)
 		return NULL;
 	forward = insert_flow(first_bucket(opening->hash), FLOW_FORWARD, reverse);

@@ -6,8 +6,8 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from kernlb.engines import abi
-from kernlb.engines.dataplane import XDP, Dataplane
-from tests.bpf.conftest import FAMILIES, HOOKS
+from kernlb.engines.dataplane import XDP, Dataplane, Sizes
+from tests.bpf.conftest import BUCKETS, FAMILIES, HOOKS
 from tests.bpf.world import (
     CLIENT4,
     CLIENT_MAC,
@@ -32,6 +32,8 @@ from tests.bpf.world import (
 pytestmark = pytest.mark.bpf
 A_MINUTE, AN_HOUR = 64, 3600
 RESTED = 4
+RATE, TIME_WAIT = 5000, 66
+"""New connections a second that the table of the size that is shipped has room for, and seconds that they are in it."""
 
 
 def few_ports(plane: Dataplane, ports: int) -> World:
@@ -271,3 +273,31 @@ def test_connections_that_are_over_leave_room_for_others(plane: Dataplane) -> No
         if number % 256 == 0:
             grow_old(world, RESTED)
     assert let_in > entries * 0.99
+
+
+def test_thousands_of_connections_a_second_that_their_servers_close_first_have_room(plane: Dataplane) -> None:
+    """In a table that is as much smaller than the shipped one as the rate. Without timestamps none gives its port away
+    before the server's TIME_WAIT is over."""
+    world = few_ports(plane, 31744)
+    lasts = abi.Settings(secret=0).timeouts[abi.FlowState.CLOSED]
+    at_a_time = RATE * TIME_WAIT * BUCKETS // Sizes().flow_buckets // (lasts // RESTED + 1)
+    heads = {flags: bytes(frame(FULLNAT, 4, tcp(flags))) for flags in ("S", "A", "FA")}
+    closing = bytes(
+        Ether(src=SERVER_MAC, dst=GATEWAY_MAC) / IP(src="10.0.0.1", dst="10.0.0.1") / TCP(sport=8080, flags="FA")
+    )
+    used: dict[bytes, int] = {}
+    program, number = plane.program(XDP), 0
+    for step in range(3 * lasts // RESTED):
+        for _ in range(at_a_time):
+            client = (0x0A400000 + number % 4000).to_bytes(4, "big"), (1024 + number % 60000).to_bytes(2, "big")
+            said = {each: b[:26] + client[0] + b[30:34] + client[1] + b[36:] for each, b in heads.items()}
+            number += 1
+            run = program.run(said["S"])
+            assert run.verdict == SENT[XDP], world.plane.causes()
+            source, server, port = run.packet[26:30], run.packet[30:34], run.packet[34:36]
+            assert step - used.get(port, -AN_HOUR) >= lasts // RESTED
+            used[port] = step
+            program.run(said["A"])
+            program.run(closing[:26] + server + source + closing[34:36] + port + closing[38:])
+            program.run(said["FA"])
+        grow_old(world, RESTED)
