@@ -158,7 +158,7 @@ struct flow {
 	struct address destination;
 	__be16 source_port;
 	__be16 destination_port;
-	struct hop hop; /* to the client; a server's own is in servers */
+	struct hop hop; /* to the client; a server's own is in servers. Forward: the interface that the client comes in by */
 	__u32 clock; /* FLOW_CLOCK, FLOW_TIMED */
 	struct address next;
 	__u32 seen; /* ticks */

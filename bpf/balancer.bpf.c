@@ -40,15 +40,31 @@ static __always_inline int follow(void *ctx, struct packet *packet, struct flow 
 	return translate(ctx, packet, flow, hop, next, hook, ipv6);
 }
 
+/* The first packet of a connection within a tick. */
+static __always_inline void heard_again(void *ctx, const struct flow *flow, const enum hook hook)
+{
+	__u32 came = flow->flags & FLOW_FORWARD ? interface(ctx, hook) : 0;
+
+	if (hook == HOOK_TC)
+		follow_routes_tc(ctx, flow->pair, came);
+	else
+		follow_routes_xdp(ctx, flow->pair, came);
+}
+
 /* A flow that is known goes on, unless its port is another's, or this packet would begin it anew and its server takes no more. */
 static __always_inline _Bool continues(void *ctx, const struct packet *packet, struct flow *flow, const enum hook hook)
 {
-	__u32 now = ticks();
+	__u32 now = ticks(), before = flow->seen;
 
 	if (unlikely(packet->related))
 		return !(flow->flags & FLOW_FORWARD) || pair_of(flow);
-	if (unlikely(begins(packet) && flow->flags & FLOW_FORWARD))
-		return flow_reopened(flow, now);
+	if (unlikely(begins(packet) && flow->flags & FLOW_FORWARD)) {
+		if (!flow_reopened(flow, now))
+			return 0;
+		if (flow->seen != before)
+			heard_again(ctx, flow, hook);
+		return 1;
+	}
 	if (unlikely(flow->state == FLOW_DATAGRAM && flow->flags & FLOW_FORWARD)) {
 		struct server *server = server_of(flow->server);
 
@@ -58,9 +74,12 @@ static __always_inline _Bool continues(void *ctx, const struct packet *packet, s
 			return 0;
 		}
 	}
-	if (unlikely(flow->seen != now || flow->state == FLOW_OPENING || packet->flags & (TCP_FIN | TCP_RST)) &&
-	    !flow_advanced(flow, packet->flags, now))
-		return 0;
+	if (unlikely(before != now || flow->state == FLOW_OPENING || packet->flags & (TCP_FIN | TCP_RST))) {
+		if (!flow_advanced(flow, packet->flags, now))
+			return 0;
+		if (flow->seen != before)
+			heard_again(ctx, flow, hook);
+	}
 	if (unlikely((flow->state == FLOW_CLOSING || flow->state == FLOW_CLOSED) && flow->flags & FLOW_FORWARD))
 		note_clock(ctx, packet->transport, flow, hook);
 	return 1;
@@ -69,11 +88,9 @@ static __always_inline _Bool continues(void *ctx, const struct packet *packet, s
 static __always_inline struct flow *begin(void *ctx, const struct packet *packet, const struct choice *choice, __u64 hash,
 					  __u16 limit, const enum hook hook, __u32 *cause)
 {
+	struct opening *opening = current_opening();
 	struct ethhdr *ethernet;
-	struct opening *opening;
-	__u32 zero = 0;
 
-	opening = bpf_map_lookup_elem(MAP(openings), &zero);
 	if (!opening)
 		return NULL;
 	opening->tuple = packet->tuple;

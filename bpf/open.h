@@ -8,84 +8,12 @@
 #include "send.h"
 #include "table.h"
 #include "timestamp.h"
+#include "way.h"
 
 #define PORT_ATTEMPTS 32
 #define FRESH_ATTEMPTS 8 /* before a port is taken that its last client is done with */
 #define MODEST_ATTEMPTS 20 /* before the last place of a bucket is taken */
 #define REST 2 /* ticks of silence after which nothing more is on its way */
-#define LEAST_LENGTH 1 /* of the packet asked for; from 5.12 on the kernel puts the route's MTU in its place */
-
-struct opening {
-	struct tuple tuple; /* of the client's packet */
-	struct tuple reverse; /* of the server's answers */
-	struct hop back; /* to the client */
-	struct address next;
-	__u64 hash;
-	__u32 server;
-	__u32 now;
-	__u16 first_source;
-	__u16 source_count;
-	__u32 timestamp; /* of the client's SYN */
-	__u32 clock; /* what has to be added to it */
-	__u16 limit;
-	__u8 datagram;
-	__u8 timed; /* there is a timestamp */
-	__u8 shifted; /* there is something to be added */
-};
-
-/* Too large for the stack. One a CPU: nothing interrupts a program to run another. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct opening);
-} openings SEC(".maps");
-
-/* Back to the client by the kernel's routes; where they have no neighbour, to whom the packet came from. */
-static __always_inline void find_way_back(void *ctx, struct opening *opening, const enum hook hook)
-{
-	struct bpf_fib_lookup route = { .ifindex = interface(ctx, hook), .tot_len = LEAST_LENGTH };
-	struct hop *back = &opening->back, *link;
-	const struct tuple *tuple = &opening->tuple;
-	__u32 out;
-	long found;
-
-	route.l4_protocol = tuple->protocol;
-	if (tuple->family == 4) {
-		route.family = FAMILY_IPV4;
-		route.ipv4_src = tuple->destination.word[3];
-		route.ipv4_dst = tuple->source.word[3];
-	} else {
-		route.family = FAMILY_IPV6;
-		__builtin_memcpy(route.ipv6_src, &tuple->destination, sizeof(struct address));
-		__builtin_memcpy(route.ipv6_dst, &tuple->source, sizeof(struct address));
-	}
-	found = bpf_fib_lookup(ctx, &route, sizeof(route), 0);
-	out = interface(ctx, hook);
-	opening->next = tuple->source;
-	if (found == BPF_FIB_LKUP_RET_SUCCESS || found == BPF_FIB_LKUP_RET_NO_NEIGH) {
-		out = route.ifindex;
-		if (route.family == FAMILY_IPV4)
-			map_ipv4(&opening->next, route.ipv4_dst);
-		else
-			__builtin_memcpy(&opening->next, route.ipv6_dst, sizeof(struct address));
-	}
-	if (found == BPF_FIB_LKUP_RET_SUCCESS) {
-		__builtin_memcpy(back->destination, route.dmac, 6);
-		__builtin_memcpy(back->source, route.smac, 6);
-	}
-	back->interface = out;
-	back->method = HOP_ADDRESSES;
-	link = bpf_map_lookup_elem(MAP(links), &out);
-	back->mtu = found == BPF_FIB_LKUP_RET_SUCCESS && route.tot_len != LEAST_LENGTH ? route.tot_len : 0;
-	if (link) {
-		back->method = link->method;
-		back->mtu = back->mtu ? back->mtu : link->mtu;
-	}
-	/* Without a route, only the neighbour that the packet came from is known to be right. */
-	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH && back->method == HOP_NEIGHBOUR)
-		back->method = HOP_ADDRESSES;
-}
 
 static __always_inline void write_flow(struct flow *flow, const struct tuple *key, const struct opening *opening, __u8 flags,
 				       __u32 pair)
@@ -100,6 +28,8 @@ static __always_inline void write_flow(struct flow *flow, const struct tuple *ke
 	flow->source_port = forward ? opening->reverse.destination_port : opening->tuple.destination_port;
 	flow->destination_port = forward ? opening->reverse.source_port : opening->tuple.source_port;
 	flow->hop = opening->back;
+	if (forward)
+		flow->hop.interface = opening->from;
 	flow->next = opening->next;
 	flow->clock = forward ? opening->clock : 0;
 	flow->seen = opening->now;
@@ -108,13 +38,6 @@ static __always_inline void write_flow(struct flow *flow, const struct tuple *ke
 	flow->flags = flags | (opening->shifted ? FLOW_CLOCK : 0) | (settings.limits ? FLOW_COUNTED : 0);
 	/* Last: a reader takes no entry that is not whole. */
 	*(volatile __u8 *)&flow->state = opening->datagram ? FLOW_DATAGRAM : FLOW_OPENING;
-}
-
-static __always_inline struct opening *current_opening(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(MAP(openings), &zero);
 }
 
 /* Every word at once: the verifier would walk each way through comparisons one by one. IPv4 addresses are mapped. */

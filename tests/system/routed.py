@@ -38,6 +38,7 @@ VIP = {4: "198.51.100.80", 6: "2001:db8::80"}
 PORT = 7004
 REAL = {"near": {4: "10.8.3.2", 6: "fd08:3::2"}, "far": {4: "10.8.5.2", 6: "fd08:5::2"}}
 CLIENT = {4: "10.8.0.2", 6: "fd08::2"}
+FIRST = {4: "10.8.1.2", 6: "fd08:1::2"}
 ROUTERS = ("r1", "r2", "router")
 FULL = 1460
 """What both ends say to take, however small their own link is (the IPv6 header is 20 bytes longer)."""
@@ -66,6 +67,12 @@ class Routed:
             held[ServerKey(service, ip_address(REAL[server][family]), PORT)] = RealServer(forwarding, 1)
         self.engine.apply(diff(held, self.engine.read()))
 
+    def move(self, family: int) -> None:
+        """The route to the client leads through r2 from now on, and r1 drops what it gets for it."""
+        client, first = CLIENT[family], FIRST[family]
+        self.ip("r1", f"route del {client}", f"route add blackhole {client}")
+        self.ip("director", f"route del {client} via {first}")
+
     def forget(self) -> None:
         """Nothing is carried, and nobody knows how much fits anywhere."""
         self.engine.apply(diff({}, self.engine.read()))
@@ -87,15 +94,28 @@ class Routed:
 def upload(connection: socket.socket, length: int) -> int:
     """How many of so many bytes the server says that it got."""
     connection.sendall(b"u")
+    send(connection, length)
+    return sent(connection)
+
+
+def send(connection: socket.socket, length: int) -> None:
     for _ in range(length // len(_CHUNK)):
         connection.sendall(_CHUNK)
+
+
+def sent(connection: socket.socket) -> int:
+    """How much the server says that it got."""
     connection.shutdown(socket.SHUT_WR)
     return int(connection.recv(100))
 
 
 def download(connection: socket.socket, length: int) -> int:
-    """Reads until there were so many."""
     connection.sendall(b"d")
+    return read(connection, length)
+
+
+def read(connection: socket.socket, length: int) -> int:
+    """Until there were so many."""
     got = 0
     while got < length and (data := connection.recv(1 << 16)):
         got += len(data)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from kernlb.model import Forwarding
-from tests.system.routed import REAL, Routed, download, routed, upload
+from tests.system.network import until
+from tests.system.routed import CLIENT, FIRST, REAL, Routed, download, read, routed, upload
 
 pytestmark = [pytest.mark.bpf, pytest.mark.netns]
 SMALL = 1300
@@ -77,3 +78,16 @@ def test_a_link_and_a_route_that_become_smaller_are_followed(
     assert "TOO_BIG" in network.causes()
     if way == "route":
         network.ip("director", f"route del {REAL['near'][family]} dev near")
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_route_to_the_client_that_becomes_smaller_is_followed_by_the_connections_there_are(
+    network: Routed, family: int
+) -> None:
+    network.hold("near", Forwarding.FULLNAT)
+    route = f"route change {CLIENT[family]} via {FIRST[family]}"
+    with network.connect(family) as connection:
+        assert download(connection, LENGTH) >= LENGTH
+        network.ip("director", f"{route} mtu lock {SMALL}")
+        assert until(lambda: read(connection, LENGTH) >= LENGTH and "TOO_BIG" in network.causes())
+    network.ip("director", f"{route} mtu 1500")
