@@ -23,7 +23,10 @@ from kernlb.lateness import Lateness
 from kernlb.standing import Standing
 
 RELIEF = 0.5  # seconds at most between the probes that hints bring about while the server is well
-FIRST_ROUND = 2.0  # seconds over which first probes are spread, at most
+FIRST_ROUND = 2.0
+"""Seconds over which first probes are spread, at most: what is dead is known soon. The second ones are spread over
+their interval, and stay so."""
+
 HEARTBEAT = 1.0  # seconds between heartbeats, at most
 UP, DOWN = Outcome.UP, Outcome.DOWN
 
@@ -164,8 +167,9 @@ class Checker(Generic[K]):
             target = target_of(check, address, port)
             # Its prober is made here and not at the first probe: loading a library late would hold up the others.
             entry = Entry(target, self._probers.of(target), health)
-            delay = self._spread(len(self._entries)) * min(check.interval, FIRST_ROUND)
-            self._agenda.put(entry, self._loop.time() + delay)
+            share, first = self._spread(len(self._entries)), min(check.interval, FIRST_ROUND)
+            entry.lead = (1 - share) * (check.interval - first)
+            self._agenda.put(entry, self._loop.time() + share * first)
         self._entries[identity] = entry
         return entry
 
@@ -226,7 +230,8 @@ class Checker(Generic[K]):
             target = replace(entry.target) if entry.flying else entry.target
             entry.flying += 1
             self._lateness.add(now - entry.due)
-            entry.started = latest_beat(entry.due, target.check.interval, now)
+            entry.started = latest_beat(entry.due, target.check.interval, now) - entry.lead
+            entry.lead = 0.0
             flying[target] = entry, now, accused
             by_prober[entry.prober].append(target)
             if entry.haste is not None and entry.haste.left and entry.overlapping:

@@ -45,8 +45,8 @@ def groups_of(servers: Iterable[Watched[K]]) -> Mapping[Hashable, set[Address]]:
 
 
 class Entry(Generic[K]):
-    """One target's course: its health, who asks, and when it is next due. `flying` probes are under way. `haste` is of
-    those that were ever suspected."""
+    """One target's course: its health, who asks, and when it is next due. `flying` probes are under way. `lead` is by
+    how many seconds its first probe comes before its beat. `haste` is of those that were ever suspected."""
 
     __slots__ = (
         "due",
@@ -54,6 +54,7 @@ class Entry(Generic[K]):
         "gone",
         "haste",
         "health",
+        "lead",
         "prober",
         "servers",
         "started",
@@ -70,6 +71,7 @@ class Entry(Generic[K]):
         self.timed: tuple[K, ...] = ()
         self.tick = 0
         self.due = 0.0
+        self.lead = 0.0
         self.started = 0.0
         self.flying = 0
         self.haste: Haste[Watched[K]] | None = None
