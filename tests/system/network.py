@@ -86,25 +86,30 @@ def server(namespace: str, address: str, port: int, *, kind: int = socket.SOCK_S
     if kind == socket.SOCK_STREAM:
         listening.listen(64)
     held: list[socket.socket] = []
+    ending = threading.Event()
+
+    def answer() -> None:
+        if kind == socket.SOCK_STREAM:
+            connection, peer = listening.accept()
+            held.append(connection)
+            connection.send(f"{peer[0]} {peer[1]}".encode())
+        else:
+            _, peer = listening.recvfrom(100)
+            listening.sendto(f"{peer[0]} {peer[1]}".encode(), peer)
 
     def serve() -> None:
-        with suppress(OSError):
-            while True:
-                if kind == socket.SOCK_STREAM:
-                    connection, peer = listening.accept()
-                    held.append(connection)
-                    connection.send(f"{peer[0]} {peer[1]}".encode())
-                else:
-                    _, peer = listening.recvfrom(100)
-                    listening.sendto(f"{peer[0]} {peer[1]}".encode(), peer)
+        while not ending.is_set():
+            with suppress(OSError):
+                answer()
 
     # recvfrom is not woken by a shutdown of an unconnected socket.
-    listening.settimeout(None if kind == socket.SOCK_STREAM else 2 * PATIENCE)
+    listening.settimeout(None if kind == socket.SOCK_STREAM else 0.1)
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     try:
         yield
     finally:
+        ending.set()
         with suppress(OSError):
             listening.shutdown(socket.SHUT_RDWR)
         thread.join(PATIENCE)

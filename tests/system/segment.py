@@ -2,6 +2,7 @@
 
 client 10.9.1.2 -- 10.9.1.1 router 10.9.2.254 --+-- 10.9.2.1, .2 gateways
                                                 +-- 10.9.2.11 … real servers, the VIP 198.51.100.80 on their lo
+client fd09:1::2 - fd09:1::1 router fd09:2::254 +-- fd09:2::1, ::2; fd09:2::11 …, the VIP 2001:db8::80
 """
 
 import selectors
@@ -17,16 +18,15 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from tests.system.network import PATIENCE, inside, ip, namespaces, run
+from tests.system.tunnels import tunnels
 
-VIP = "198.51.100.80"
+VIP, VIP6 = "198.51.100.80", "2001:db8::80"
+CLIENT, CLIENT6 = "10.9.1.2", "fd09:1::2"
 PORTS = PORT, OTHER_PORT = 7000, 7001
 SERVERS = {f"s{number}": f"10.9.2.{10 + number}" for number in range(1, 7)}
 _GATEWAYS = {"gw1": "10.9.2.1", "gw2": "10.9.2.2"}
 _PATTERN = bytes(range(251))
 _CHUNK = 251 * 64
-SO_RCVBUFFORCE = 33
-WAITING = 1 << 24
-"""Bytes that a tunnel's end may be behind with: it is slower than the gateway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +34,13 @@ class Segment:
     client: str
     router: str
     gateways: Mapping[str, str]
+    servers: Mapping[str, str]
 
     def lead(self, *gateways: str) -> None:
         """The router's way to the VIP: over one gateway, or over several by a hash of its own."""
-        hops = " ".join(f"nexthop via {_GATEWAYS[name]}" for name in gateways)
-        ip(self.router, f"route replace {VIP} {hops}\n")
+        addresses = [_GATEWAYS[name] for name in gateways]
+        for vip, hops in ((VIP, addresses), (VIP6, [sixth(address) for address in addresses])):
+            ip(self.router, f"route replace {vip} {' '.join(f'nexthop via {hop}' for hop in hops)}\n")
 
     def kernlb(self, gateway: str, directory: Path, *words: str) -> list[str]:
         state = ["--state-dir", str(directory), "--run-dir", str(directory)]
@@ -97,44 +99,59 @@ class Download:
 
 
 @contextmanager
-def segment(*, gateways: Sequence[str] = ("gw1",), servers: Mapping[str, str] = SERVERS) -> Iterator[Segment]:
+def segment(
+    *, gateways: Sequence[str] = ("gw1",), servers: Mapping[str, str] = SERVERS, unpacking: bool = True
+) -> Iterator[Segment]:
+    """`unpacking`: servers have the ends of tunnels without their kernel."""
     with namespaces("client", "router", *gateways, *servers) as (client, router, *others), ExitStack() as undo:
         hosts = dict(zip([*gateways, *servers], others, strict=True))
+        for namespace in (client, router, *others):
+            with inside(namespace):
+                # Nobody asks for a neighbour from a link-local address that is still tentative.
+                for interfaces in ("all", "default"):
+                    Path(f"/proc/sys/net/ipv6/conf/{interfaces}/accept_dad").write_text("0")
         ip(router, f"link add br0 type bridge\nlink add near type veth peer name eth0 netns {client}\n")
-        ip(router, "addr add 10.9.1.1/24 dev near\nlink set near up\naddr add 10.9.2.254/24 dev br0\nlink set br0 up\n")
-        ip(client, "addr add 10.9.1.2/24 dev eth0\nlink set eth0 up\nroute add default via 10.9.1.1\n")
+        ip(router, "addr add 10.9.1.1/24 dev near\naddr add fd09:1::1/64 dev near nodad\nlink set near up\n")
+        ip(router, "addr add 10.9.2.254/24 dev br0\naddr add fd09:2::254/64 dev br0 nodad\nlink set br0 up\n")
+        ip(client, f"addr add {CLIENT}/24 dev eth0\naddr add {CLIENT6}/64 dev eth0 nodad\nlink set eth0 up\n")
+        ip(client, "route add default via 10.9.1.1\nroute add default via fd09:1::1\n")
         for name, namespace in hosts.items():
             ip(router, f"link add {name} type veth peer name eth0 netns {namespace}\nlink set {name} up master br0\n")
             address = {**_GATEWAYS, **servers}[name]
-            ip(namespace, f"addr add {address}/24 dev eth0\nlink set eth0 up\nroute add default via 10.9.2.254\n")
+            ip(namespace, f"addr add {address}/24 dev eth0\naddr add {sixth(address)}/64 dev eth0 nodad\n")
+            ip(namespace, "link set eth0 up\nroute add default via 10.9.2.254\nroute add default via fd09:2::254\n")
         for name in servers:
-            ip(hosts[name], f"addr add {VIP}/32 dev lo\n")
-        settings = ("net.ipv4.ip_forward=1", "net.ipv4.fib_multipath_hash_policy=1")
+            ip(hosts[name], f"addr add {VIP}/32 dev lo\naddr add {VIP6}/128 dev lo nodad\n")
+        settings = ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1", "net.ipv4.fib_multipath_hash_policy=1"]
         run("ip", "netns", "exec", router, "sysctl", "-qw", *settings)
-        # What leaves a tunnel through a raw socket has to have its checksums: the last wire makes them, as a NIC would.
-        for name in servers:
-            run("ip", "netns", "exec", router, "ethtool", "-K", name, "tx", "off")
-        undo.enter_context(_serving({name: hosts[name] for name in servers}))
-        found = Segment(client, router, {name: hosts[name] for name in gateways})
+        named = ({name: hosts[name] for name in names} for names in (gateways, servers))
+        found = Segment(client, router, *named)
+        if unpacking:
+            # What is unpacked outside of the kernel has to have its checksums: the last wire makes them.
+            for name in servers:
+                run("ip", "netns", "exec", router, "ethtool", "-K", name, "tx", "off")
+            undo.enter_context(tunnels(*found.servers.values()))
+        undo.enter_context(_serving(found.servers))
         found.lead(gateways[0])
         yield found
 
 
+def sixth(address: str) -> str:
+    """The IPv6 address of a host on the segment."""
+    return address.replace("10.9.2.", "fd09:2::")
+
+
 @contextmanager
 def _serving(hosts: Mapping[str, str]) -> Iterator[None]:
-    """Every server: `who` is answered with its name, `fill` with bytes without end. IPIP is opened too."""
+    """Every server: `who` is answered with its name, `fill` with bytes without end."""
     waiting = selectors.DefaultSelector()
     sockets: list[socket.socket] = []
     for name, namespace in hosts.items():
         with inside(namespace):
             listeners = [socket.create_server((VIP, port), backlog=1024) for port in PORTS]
-            outer = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_IPIP)
-            again = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
-        outer.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, WAITING)
         for listener in listeners:
             waiting.register(listener, selectors.EVENT_READ, _accepting(waiting, sockets, listener, name))
-        waiting.register(outer, selectors.EVENT_READ, _opening(outer, again))
-        sockets += [*listeners, outer, again]
+        sockets += listeners
     ending = threading.Event()
 
     def serve() -> None:
@@ -195,13 +212,3 @@ def _answering(waiting: selectors.BaseSelector, connection: socket.socket, name:
                 sent += connection.send((_PATTERN * 65)[at : at + _CHUNK])
 
     return answer
-
-
-def _opening(outer: socket.socket, again: socket.socket) -> Callable[[], None]:
-    """The end of an IPIP tunnel, on kernels that have none: what is inside goes to this machine."""
-
-    def open_one() -> None:
-        packet = outer.recv(1 << 16)
-        again.sendto(packet[(packet[0] & 15) * 4 :], (VIP, 0))
-
-    return open_one

@@ -40,6 +40,7 @@ from kernlb.model import (
 )
 from tests.features import Feature, need
 from tests.system.engine import Director, director, inside
+from tests.system.tunnels import open_tunnels
 
 __all__ = ["director"]
 pytestmark = [pytest.mark.bpf, pytest.mark.netns]
@@ -60,7 +61,7 @@ def network(balancer: Path) -> Iterator[Lab]:
         built.ip("director", ["addr add fd01::1/64 dev front nodad"])
         for family, front in ((4, "192.0.2.1"), (6, "fd01::1")):
             built.ip("client", [f"route add {VIP[family]} via {front} dev eth0"])
-        # A raw socket of the servers' opens the tunnels: what it reads has to have its checksums.
+        # Tunnels are opened outside of the servers' kernel: what comes through has to have its checksums.
         inside(built, "client", "ethtool", "-K", "eth0", "tx", "off")
         for number, name in enumerate(SERVERS, 1):
             built.ip(name, [f"addr add fd00::{number}/128 dev eth0 nodad", "route add fd00::ff dev eth0"])
@@ -69,8 +70,7 @@ def network(balancer: Path) -> Iterator[Lab]:
             built.ip("director", [f"addr add fd00::ff/128 dev {name} nodad", f"route add fd00::{number} dev {name}"])
             for target in (serve_tcp, serve_udp):
                 built.start(name, target, name)
-            for family in (4, 6):
-                built.start(name, open_tunnel, family)
+            built.start(name, open_tunnels)
         settings = ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
         inside(built, "director", "sysctl", "-qw", *settings)
         yield built
@@ -120,17 +120,6 @@ def serve_udp(name: str) -> None:
         for number, _ in ready.poll():
             _, peer = sockets[number].recvfrom(2048)
             sockets[number].sendto(f"{name} {peer[0]}".encode(), peer)
-
-
-def open_tunnel(family: int) -> None:
-    """The end of an IPIP or IP6IP6 tunnel, on kernels that have none: what is inside goes to this machine."""
-    kind = socket.AF_INET if family == 4 else socket.AF_INET6
-    outer = socket.socket(kind, socket.SOCK_RAW, 4 if family == 4 else 41)
-    again = socket.socket(kind, socket.SOCK_RAW, socket.IPPROTO_RAW)
-    while True:
-        packet = outer.recv(1 << 16)
-        packet = packet[20:] if family == 4 else packet
-        again.sendto(packet, (VIP[family], 0))
 
 
 def ask_tcp(result: Connection, family: int, count: int, size: int) -> None:
@@ -236,7 +225,7 @@ def test_what_bcc_compiles_carries_the_same_traffic(
 
 
 @pytest.mark.parametrize("family", [4, 6])
-@pytest.mark.parametrize("forwarding", [Forwarding.FULLNAT, Forwarding.DIRECT])
+@pytest.mark.parametrize("forwarding", FORWARDINGS)
 def test_udp_reaches_both_servers_and_answers_come_back(
     network: Lab, director: Director, forwarding: Forwarding, family: int
 ) -> None:

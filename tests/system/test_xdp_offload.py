@@ -14,7 +14,8 @@ from kernlb.engines.abi import Cause
 from kernlb.engines.dataplane import Dataplane
 from kernlb.places import Places
 from tests.system.network import PATIENCE, inside, run
-from tests.system.segment import SERVERS, SO_RCVBUFFORCE, VIP, WAITING, Segment, segment
+from tests.system.segment import SERVERS, VIP, Segment, segment
+from tests.system.tunnels import GUE_PORT, SO_RCVBUFFORCE, WAITING
 
 pytestmark = [pytest.mark.bpf, pytest.mark.netns]
 PORT = 7002
@@ -25,16 +26,16 @@ FULL = 1500
 
 
 class Gateway:
-    """gw1 of a segment with the one server s1, reached through an IPIP tunnel."""
+    """gw1 of a segment with the one server s1, reached through a tunnel."""
 
-    def __init__(self, network: Segment, server: str, directory: Path, protocol: str) -> None:
+    def __init__(self, network: Segment, server: str, directory: Path, protocol: str, tunnel: str) -> None:
         self.network = network
         self.server = server
         self._directory = directory
         file = directory / "kernlb.toml"
         file.write_text(
             f'[service.web]\nengine = "xdp"\nprotocol = "{protocol}"\nbind = ["{VIP}:{PORT}"]\nscheduler = "maglev"\n'
-            f'forwarding = "tunnel"\n[service.web.servers]\ns1 = "{SERVERS["s1"]}:{PORT}"\n'
+            f'forwarding = "tunnel"\ntunnel = "{tunnel}"\n[service.web.servers]\ns1 = "{SERVERS["s1"]}:{PORT}"\n'
         )
         network.call("gw1", directory, "apply", str(file))
 
@@ -59,8 +60,8 @@ def network(balancer: Path) -> Iterator[Segment]:
 
 
 @contextmanager
-def gateway(network: Segment, directory: Path, protocol: str = "tcp") -> Iterator[Gateway]:
-    made = Gateway(network, network.client.removesuffix("client") + "s1", directory, protocol)
+def gateway(network: Segment, directory: Path, protocol: str = "tcp", tunnel: str = "ipip") -> Iterator[Gateway]:
+    made = Gateway(network, network.servers["s1"], directory, protocol, tunnel)
     try:
         yield made
     finally:
@@ -68,10 +69,10 @@ def gateway(network: Segment, directory: Path, protocol: str = "tcp") -> Iterato
 
 
 @contextmanager
-def outers(server: str) -> Iterator[Callable[[], Counter[int]]]:
+def outers(server: str, protocol: int) -> Iterator[Callable[[], Counter[int]]]:
     """How often which length of what a server gets of tunnels."""
     with inside(server):
-        raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_IPIP)
+        raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, protocol)
 
     def read() -> Counter[int]:
         found: Counter[int] = Counter()
@@ -124,11 +125,21 @@ def upload(client: str, size: int) -> int:
         return int(connection.recv(100))
 
 
+TUNNELS = {"ipip": socket.IPPROTO_IPIP, f"gue:{GUE_PORT}": socket.IPPROTO_UDP}
+
+
+@pytest.mark.parametrize("tunnel", TUNNELS)
 @pytest.mark.parametrize("timestamps", [0, 1], ids=["without timestamps", "with timestamps"])
-def test_an_upload_enters_a_tunnel_in_large_packets(network: Segment, tmp_path: Path, timestamps: int) -> None:
+def test_an_upload_enters_a_tunnel_in_large_packets(
+    network: Segment, tmp_path: Path, timestamps: int, tunnel: str
+) -> None:
     # A gateway whose NIC makes no checksums: its answers to what came without one leave with it.
     run("ip", "netns", "exec", network.gateways["gw1"], "ethtool", "-K", "eth0", "tx", "off")
-    with gateway(network, tmp_path) as way, sink(way.server), outers(way.server) as seen:
+    with (
+        gateway(network, tmp_path, tunnel=tunnel) as way,
+        sink(way.server),
+        outers(way.server, TUNNELS[tunnel]) as seen,
+    ):
         run("ip", "netns", "exec", network.client, "sysctl", "-qw", f"net.ipv4.tcp_timestamps={timestamps}")
         assert upload(network.client, UPLOAD) == UPLOAD
         causes = way.causes()
@@ -160,17 +171,21 @@ def datagrams(server: str, client: str, segment: int) -> Iterator[tuple[socket.s
         yield here, there
 
 
-def test_datagrams_that_come_together_enter_a_tunnel_together(network: Segment, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tunnel", TUNNELS)
+def test_datagrams_that_come_together_enter_a_tunnel_together(network: Segment, tmp_path: Path, tunnel: str) -> None:
     said = bytes(range(200)) * 50
-    with gateway(network, tmp_path, "udp") as way, datagrams(way.server, network.client, 1000) as (here, there):
+    with gateway(network, tmp_path, "udp", tunnel) as way, datagrams(way.server, network.client, 1000) as (here, there):
         here.send(said)
         assert b"".join(there.recv(FULL) for _ in range(10)) == said
         assert not way.causes()
         assert way.carried()[0] == 1
 
 
-def test_datagrams_together_of_which_each_is_too_big_are_answered(network: Segment, tmp_path: Path) -> None:
-    with gateway(network, tmp_path, "udp") as way, datagrams(way.server, network.client, 1470) as (here, _):
+@pytest.mark.parametrize("tunnel", TUNNELS)
+def test_datagrams_together_of_which_each_is_too_big_are_answered(
+    network: Segment, tmp_path: Path, tunnel: str
+) -> None:
+    with gateway(network, tmp_path, "udp", tunnel) as way, datagrams(way.server, network.client, 1470) as (here, _):
         here.send(bytes(2 * 1470))
         with pytest.raises(OSError, match="too long"):
             here.recv(FULL)
