@@ -4,18 +4,21 @@ Each path has a client, a gateway and servers of its own, in namespaces joined b
 NAT rule brings would burden everybody else. All of them stand at once and are measured a second each: a ratio is that
 of two windows side by side, and the median of many. Limit and yardstick is plain routing over as many servers. Less is
 better throughout: microseconds a request, nanoseconds a kilobyte; a budget of 0.97 of somebody's rate reads as 1/0.97
-of his time. Then thousands of clients ask at a constant rate for as long as it takes ports to come round again.
+of his time. Then thousands of clients ask at a constant rate for as long as it takes ports to come round again. Last
+come new connections and nothing else, by clients and servers that leave the gateway most of two processors.
 """
 
 import os
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from bench.gateway.load import bulk, many_clients, requests
-from bench.gateway.network import Network
+from bench.gateway.load import bulk, connections, many_clients, requests
+from bench.gateway.network import SOURCES, Network
 from bench.gateway.paths import PATHS
+from bench.gateway.paths import Path as Way
 from bench.harness import Comparison, Count, Report, Series, machine
 
 ROUTING, NFTABLES, HAPROXY, KERNLB = "plain ECMP routing", "nftables DNAT", "HAProxy tcp", "kernlb xdp"
@@ -23,6 +26,8 @@ SECONDS = 1
 WINDOWS = 5
 """A round has so many of each path and kind of work."""
 CLIENTS, RATE, CLIENTS_SECONDS = 4000, 5000, 120
+OPENED, OPENING_RATE, OPENING_SECONDS = 30_000, 30_300, 12
+"""New connections a second that have to be reached, those that are tried, and for how long."""
 
 Progress = Callable[[str], None]
 
@@ -65,6 +70,11 @@ def run(rounds: int, progress: Progress) -> Report:
             Count("checksum errors through kernlb", networks[KERNLB].checksum_errors(), 0),
         ]
         counts += _many(networks[KERNLB], progress)
+    with ExitStack() as stack:
+        networks = {path.name: stack.enter_context(_standing(path)) for path in PATHS if path.name != HAPROXY}
+        opening, opened = _opening(networks, rounds, progress)
+        comparisons += opening
+        counts += opened
     return Report("gateway", tuple(comparisons), tuple(counts), machine())
 
 
@@ -84,9 +94,7 @@ def _windows(
             busy = (_busy() - before[1]) / (os.times().elapsed - before[0])
             processor[name].append(times[name][-1] * busy)
             progress(f"window {window + 1} of {count}: {name} {times[name][-1]:.1f}, {busy:.2f} processors busy")
-    return tuple(Series(n, tuple(v)) for n, v in times.items()), tuple(
-        Series(n, tuple(v)) for n, v in processor.items()
-    )
+    return _series(times), _series(processor)
 
 
 def _busy() -> float:
@@ -107,3 +115,47 @@ def _many(network: Network, progress: Progress) -> list[Count]:
         Count(f"{whole}: SYNs sent again", network.retransmitted_syns() - again, 0),
         Count(f"{whole}: checksum errors", network.checksum_errors() - wrong, 0),
     ]
+
+
+@contextmanager
+def _standing(path: Way) -> Iterator[Network]:
+    with Network(f"-{PATHS.index(path)}", sources=SOURCES) as network, path.on(network):
+        yield network
+
+
+def _opening(networks: Mapping[str, Network], rounds: int, progress: Progress) -> tuple[list[Comparison], list[Count]]:
+    """Nothing but new connections, at one rate for each path: what they cost, and what went wrong through kernlb."""
+    processor: dict[str, list[float]] = {name: [] for name in networks}
+    again: dict[str, list[float]] = {name: [] for name in networks}
+    wrong: Counter[str] = Counter()
+    total = 0
+    for number in range(rounds):
+        for name in list(networks)[:: -1 if number % 2 else 1]:
+            network = networks[name]
+            before = network.retransmitted_syns(), network.checksum_errors(), os.times().elapsed, _busy()
+            told = connections(network, clients=CLIENTS, rate=OPENING_RATE, seconds=OPENING_SECONDS)
+            busy = _busy() - before[3]
+            processor[name].append(1e6 * busy / told.asked)
+            again[name].append(network.retransmitted_syns() - before[0])
+            progress(
+                f"{name}: {told.rate:,.0f} new connections/s, {again[name][-1]:.0f} SYNs sent again, "
+                f"{busy / (os.times().elapsed - before[2]):.2f} processors busy, {told.behind:.2f} s behind, "
+                f"{dict(told.failed)}"
+            )
+            if name == KERNLB:
+                total += told.asked
+                wrong["not connected at once"] += told.asked - told.connected
+                wrong["SYNs sent again"] += int(again[name][-1])
+                wrong["checksum errors"] += network.checksum_errors() - before[1]
+                wrong[f"windows of less than {OPENED:,}/s"] += told.rate < OPENED
+    title = f"{OPENING_RATE:,} new connections/s, each ended by a reset"
+    compared = [
+        Comparison(f"{title}: processor time of all, us", "us", _series(processor), ROUTING, paired=True),
+        Comparison(f"{title}: SYNs sent again in {OPENING_SECONDS} s", "SYNs", _series(again)),
+    ]
+    whole = f"of {total:,} new connections through kernlb, in windows of {OPENING_SECONDS} s"
+    return compared, [Count(f"{whole}: {what}", number, 0) for what, number in wrong.items()]
+
+
+def _series(values: Mapping[str, list[float]]) -> tuple[Series, ...]:
+    return tuple(Series(name, tuple(each)) for name, each in values.items())

@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
@@ -18,8 +20,10 @@ CLIENT, FRONT = "192.0.2.10", "192.0.2.1"
 CLIENTS = "10.64.0.0/14"
 """All of them the client's own, whatever it binds."""
 SERVERS = {"server1": "10.0.1.1", "server2": "10.0.2.1"}
+SOURCES = tuple(f"10.0.9.{number}" for number in range(1, 5))
+"""For 30,000 connections/s: the ports of one address that were used within the last seconds would be too many."""
 VIP = "198.51.100.80"
-HTTP, BULK = 80, 5001
+HTTP, BULK, BARE = PORTS = 80, 5001, 5002
 _PATIENCE = 20.0
 
 _SERVER = """
@@ -48,11 +52,23 @@ listener = socket.create_server(("", {port}), backlog=64)
 while True:
     threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
 """
+# Closes nothing before its client has: what is left to close has been reset long since.
+_ACCEPTOR = """
+import collections, os, socket
+listener = socket.create_server(("", {port}), backlog=4096)
+held = collections.deque()
+while True:
+    held.append(listener._accept()[0])
+    if len(held) > 8000:
+        os.close(held.popleft())
+"""
 
 
 class Network:
-    def __init__(self, label: str = "") -> None:
-        """`label` tells networks of one process apart."""
+    def __init__(self, label: str = "", *, sources: Sequence[str] = ()) -> None:
+        """`label` tells networks of one process apart. `sources` are where full NAT comes from; without any, the
+        address of the route out."""
+        self.sources = sources
         self.tag = f"kernlb-bench-{os.getpid()}{label}"
         self.directory = Path(tempfile.mkdtemp(prefix="kernlb-bench-"))
         self._running: list[subprocess.Popen[bytes]] = []
@@ -87,6 +103,11 @@ class Network:
         inside = ["ip", "netns", "exec", self.name(part), *command]
         done = subprocess.run(inside, input=text, text=True, check=True, timeout=timeout, stdout=subprocess.PIPE)
         return done.stdout
+
+    def run_together(self, part: str, *commands: Sequence[str], timeout: float = 60.0) -> list[str]:
+        """What each of them says; they run at the same time."""
+        with ThreadPoolExecutor(len(commands)) as threads:
+            return list(threads.map(lambda command: self.run(part, *command, timeout=timeout), commands))
 
     def start(self, part: str, *command: str) -> None:
         inside = ["ip", "netns", "exec", self.name(part), *command]
@@ -147,10 +168,12 @@ class Network:
             config.write_text(_SERVER.format(port=HTTP))
             self.start(server, "haproxy", "-db", "-q", "-f", str(config))
             self.start(server, "python3", "-c", _SENDER.format(port=BULK))
+            self.start(server, "prlimit", "--nofile=10000", "python3", "-c", _ACCEPTOR.format(port=BARE))
+        self.ip("gateway", *(f"addr add {address}/32 dev lo" for address in self.sources))
         self.sysctl("gateway", net__ipv4__ip_forward="1", net__ipv4__fib_multipath_hash_policy="1")
         for address in SERVERS.values():
-            self.await_answer(address, HTTP, at="gateway")
-            self.await_answer(address, BULK, at="gateway")
+            for port in PORTS:
+                self.await_answer(address, port, at="gateway")
 
     def _wire(self, part: str, address: str, end: str, end_address: str, gateway: str) -> None:
         self.ip(part, f"link add eth0 type veth peer name {end} netns {self.name('gateway')}")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
-from bench.gateway.network import BULK, HTTP, SERVERS, VIP, Network
+from bench.gateway.network import PORTS, SERVERS, VIP, Network
 from bench.idle import daemon
 
 
@@ -25,19 +25,23 @@ def routing(network: Network) -> Iterator[None]:
 @contextmanager
 def nftables(network: Network) -> Iterator[None]:
     first, second = SERVERS.values()
+    ports = ", ".join(map(str, PORTS))
+    source = f"snat to {network.sources[0]}-{network.sources[-1]}" if network.sources else "masquerade"
     text = f"""
 table ip bench {{
   chain in {{
     type nat hook prerouting priority dstnat
-    ip daddr {VIP} tcp dport {{ {HTTP}, {BULK} }} dnat to numgen inc mod 2 map {{ 0 : {first}, 1 : {second} }}
+    ip daddr {VIP} tcp dport {{ {ports} }} dnat to numgen inc mod 2 map {{ 0 : {first}, 1 : {second} }}
   }}
   chain out {{
     type nat hook postrouting priority srcnat
-    ct status dnat masquerade
+    ct status dnat {source}
   }}
 }}
 """
     network.run("gateway", "nft", "-f", "-", text=text)
+    # Connections that were reset stay for ten seconds else, and 30,000 of them a second fill the table.
+    network.sysctl("gateway", net__netfilter__nf_conntrack_tcp_timeout_close="2")
     yield
 
 
@@ -58,7 +62,7 @@ defaults
 def haproxy(network: Network) -> Iterator[None]:
     config = network.directory / "haproxy.cfg"
     text = _HAPROXY
-    for port in (HTTP, BULK):
+    for port in PORTS:
         servers = "".join(f"  server {name} {address}:{port}\n" for name, address in SERVERS.items())
         text += f"listen port{port}\n  bind {VIP}:{port}\n{servers}"
     config.write_text(text)
@@ -72,7 +76,8 @@ def haproxy(network: Network) -> Iterator[None]:
 def kernlb(network: Network) -> Iterator[None]:
     """As its user would: a file and `kernlb run`, whose checks and whose watch of the traffic cost what they cost."""
     text = '[engine]\ndefault = "xdp"\n[defaults]\nforwarding = "fullnat"\n'
-    for port in (HTTP, BULK):
+    text += f"[addresses]\nsource = {list(network.sources)}\n"
+    for port in PORTS:
         servers = "\n".join(f'{name} = "{address}:{port}"' for name, address in SERVERS.items())
         text += f'[service.port{port}]\nbind = ["{VIP}:{port}"]\nscheduler = "maglev"\n'
         text += f"[service.port{port}.servers]\n{servers}\n"
