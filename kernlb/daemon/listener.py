@@ -37,11 +37,14 @@ class Listener:
     async def follow(self, daemon: Daemon, journal: Journal) -> None:
         """Each configuration that the daemon takes, until cancelled."""
         while True:
-            await daemon.changed()
+            configured = daemon.source.config.metrics
             try:
-                await self.move(daemon.source.config.metrics)
+                await self.move(configured)
             except Unsupported as error:
                 journal.say("metrics-off", level=Level.ERROR, message=error.message)
+            # While it moved, another may have come.
+            if daemon.source.config.metrics == configured:
+                await daemon.changed()
 
     async def close(self) -> None:
         if self._server is not None:

@@ -2,14 +2,19 @@
 
 import asyncio
 import socket
-from contextlib import closing
+import time
+from contextlib import closing, suppress
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
 
 from kernlb.config.values import Metrics
+from kernlb.daemon.daemon import Daemon
 from kernlb.daemon.listener import Listener
 from kernlb.errors import Unsupported
+from kernlb.journal import Journal
+from tests.daemon.world import PATIENCE, Server, World, service
 
 HERE = IPv4Address("127.0.0.1")
 
@@ -62,3 +67,65 @@ def test_another_file_moves_it_or_ends_it_and_the_command_line_holds_against_bot
             await ask(two)
 
     asyncio.run(asyncio.wait_for(scene(), 20))
+
+
+async def answered(place: Metrics) -> None:
+    """Until somebody answers there. Fails at the deadline."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            assert await ask(place)
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline, f"nobody answers on port {place.port}"
+            await asyncio.sleep(0.01)
+        else:
+            return
+
+
+async def quiet(daemon: Daemon) -> None:
+    """Until nothing has happened for a second."""
+    with suppress(TimeoutError):
+        while True:
+            await asyncio.wait_for(daemon.changed(), 1)
+
+
+def test_what_is_configured_while_it_moves_is_heeded_too(tmp_path: Path) -> None:
+    async def scene() -> None:
+        world, server = World(tmp_path), Server()
+        await server.live()
+        one, two, three = free_place(), free_place(), free_place()
+        asked, gate = asyncio.Event(), asyncio.Event()
+
+        async def lengthy() -> bytes:
+            """Its answer is under way, and takes its time to be given up."""
+            if gate.is_set():
+                return await exposition()
+            asked.set()
+            try:
+                await asyncio.Event().wait()
+                return b""
+            finally:
+                await gate.wait()
+
+        def configured(place: Metrics) -> str:
+            return f'[metrics]\nlisten = "{place.address}:{place.port}"\n{service(server)}'
+
+        listener = Listener(lengthy)
+        async with world.running(configured(one)) as daemon:
+            following = asyncio.create_task(listener.follow(daemon, Journal(world.log, clock=time.time)))
+            asking = asyncio.create_task(ask(one))
+            await asyncio.wait_for(asked.wait(), PATIENCE)
+            for place in (two, three):
+                world.write(configured(place))
+                await world.ask("POST", "/reload")
+                await quiet(daemon)
+            gate.set()
+            await answered(three)
+            with pytest.raises(ConnectionRefusedError):
+                await ask(two)
+            following.cancel()
+            asking.cancel()
+            await listener.close()
+        await server.die()
+
+    asyncio.run(asyncio.wait_for(scene(), 60))
