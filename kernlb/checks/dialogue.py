@@ -9,10 +9,12 @@ import logging
 import socket
 import ssl
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from kernlb.checks.base import Late, Report, Target, opened, refused, timed_out, unheeded
+from kernlb.checks.spec import Probe
 from kernlb.checks.verdict import Code, Orders, Outcome, Verdict
 
 log = logging.getLogger(__name__)
@@ -73,33 +75,50 @@ Talk = Callable[[Conversation], Awaitable[Verdict]]
 
 class DialogueProber:
     """A Prober of one kind of conversation. At most `parallel` are held at once; the others wait their turn, and their
-    time runs from when they get it."""
+    time runs from when they get it. Of one probe there are never more than places left: where all that ask one thing
+    hang, those that ask another find a place at once."""
 
-    def __init__(self, talk: Talk, report: Report, *, parallel: int = 1024, late: Late = unheeded) -> None:
+    def __init__(self, talk: Talk, report: Report, *, parallel: int = 2048, late: Late = unheeded) -> None:
         self._talk = talk
         self._report = report
         self._late = late
         self._parallel = parallel
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._waiting: deque[tuple[Target, float]] = deque()  # and since when
+        self._held: Counter[Probe] = Counter()
+        self._waiting: dict[Probe, deque[tuple[Target, float]]] = {}  # and since when
         self._done: list[tuple[Target, Verdict]] = []
 
     def start(self, targets: Sequence[Target]) -> None:
         now = self._loop.time()
-        self._waiting.extend((target, now) for target in targets)
-        while self._waiting and len(self._tasks) < self._parallel:
-            target, since = self._waiting.popleft()
-            if since < now:
-                self._late(now - since)
-            task = self._loop.create_task(self._probe(target))
-            self._tasks.add(task)
-            task.add_done_callback(self._ended)
+        for target in targets:
+            self._waiting.setdefault(target.check.probe, deque()).append((target, now))
+        self._seat(now)
+
+    def _seat(self, now: float) -> None:
+        """One of each probe, and again, until none may take a place."""
+        ready = list(self._waiting)
+        while ready := [probe for probe in ready if self._seated(probe, now)]:
+            pass
+
+    def _seated(self, probe: Probe, now: float) -> bool:
+        waiting = self._waiting.get(probe)
+        if waiting is None or self._held[probe] >= self._parallel - len(self._tasks):
+            return False
+        target, since = waiting.popleft()
+        if not waiting:
+            del self._waiting[probe]
+        if since < now:
+            self._late(now - since)
+        self._held[probe] += 1
+        task = self._loop.create_task(self._probe(target))
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._ended, probe))
+        return True
 
     def close(self) -> None:
         self._waiting.clear()
         for task in self._tasks:
-            task.remove_done_callback(self._ended)
             task.cancel()
         self._tasks.clear()
         self._done.clear()
@@ -115,10 +134,13 @@ class DialogueProber:
         if done:
             self._report(done)
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
+    def _ended(self, probe: Probe, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
+        self._held[probe] -= 1
+        if not self._held[probe]:
+            del self._held[probe]
         if self._waiting:
-            self.start(())
+            self._seat(self._loop.time())
 
 
 async def judged(talk: Talk, target: Target) -> Verdict:

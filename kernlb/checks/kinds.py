@@ -34,7 +34,7 @@ DIALOGUES: dict[type[Probe], str] = {
     FileProbe: "file",
 }
 SPARED = 512  # descriptors left to the rest of the program
-PARALLEL = {"command": 32}  # processes weigh more than sockets
+PARALLEL = {"command": 64}  # processes weigh more than sockets
 
 
 class Probers:
@@ -61,7 +61,7 @@ class Probers:
         else:
             from kernlb.checks.dialogue import DialogueProber
 
-            parallel = PARALLEL.get(name, min(1024, self._room // 16))
+            parallel = PARALLEL.get(name, min(2048, self._room // 16))
             prober = DialogueProber(module.talk, self._report, parallel=parallel, late=self._late)
         self._made[name] = prober
         return prober
