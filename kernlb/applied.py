@@ -8,8 +8,9 @@ from pathlib import Path
 
 from kernlb.errors import KernlbError
 from kernlb.formats.detect import Format
+from kernlb.places import Places
 from kernlb.source import Source, understand
-from kernlb.state import StateError, write_whole
+from kernlb.state import StateError, write_or_aside
 
 
 class NothingApplied(KernlbError):
@@ -26,19 +27,21 @@ class Applied:
     consent: Mapping[str, bool]
 
 
-def remember(path: Path, source: Source, consent: Mapping[str, bool]) -> None:
-    """Raises StateError where the disk is full or not writable."""
+def remember(places: Places, source: Source, consent: Mapping[str, bool]) -> StateError | None:
+    """As `write_or_aside`."""
     document = {
         "file": source.file,
         "format": str(source.format),
         "content": b64encode(source.content).decode(),
         "consent": dict(consent),
     }
-    write_whole(path, json.dumps(document))
+    return write_or_aside(places.applied, _aside(places), json.dumps(document))
 
 
-def recall(path: Path) -> Applied:
-    """Raises NothingApplied where nothing was, StateError where it cannot be understood."""
+def recall(places: Places) -> Applied:
+    """Raises NothingApplied where nothing was, StateError where it cannot be understood. What lies aside is newer."""
+    aside = _aside(places)
+    path = aside if aside is not None and aside.exists() else places.applied
     try:
         document = json.loads(path.read_text())
         content = b64decode(document["content"])
@@ -52,3 +55,8 @@ def recall(path: Path) -> Applied:
         raise StateError(
             f"cannot read the configuration in force: {error}", where=str(path), hint="kernlb apply FILE writes it anew"
         ) from error
+
+
+def _aside(places: Places) -> Path | None:
+    """None where both are one place."""
+    return None if places.applied_aside == places.applied else places.applied_aside

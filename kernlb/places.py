@@ -49,6 +49,11 @@ class Places:
         return self.state / self.namespace / "applied.json"
 
     @property
+    def applied_aside(self) -> Path:
+        """Where it lies while its own place has no room."""
+        return self.run / self.namespace / "applied.json"
+
+    @property
     def pins(self) -> Path:
         return self.bpf / self.namespace
 

@@ -253,7 +253,7 @@ class Reconciler:
         return {**lingering, **names} if lingering else names
 
     def _remember(self, state: State, *, again: bool = False) -> None:
-        if state == self.state and not (again and self.unwritten):
+        if state == self.state and not (again and (self.unwritten or self.store.lies_aside)):
             return
         try:
             self.unwritten = self.store.save(state)

@@ -85,6 +85,23 @@ def write_whole(path: Path, text: str) -> None:
         ) from error
 
 
+def write_or_aside(path: Path, aside: Path | None, text: str) -> StateError | None:
+    """Where the disk is full or not writable, the text lies aside until there is room, and what is wrong is returned.
+    Raises StateError, with what was there before intact, where it cannot lie there either."""
+    try:
+        write_whole(path, text)
+    except StateError as error:
+        if aside is None:
+            raise
+        with suppress(StateError):
+            write_whole(aside, text)
+            return error
+        raise
+    if aside is not None and aside.exists():
+        aside.unlink()
+    return None
+
+
 class Store:
     """`aside` is a place that lives as long as the kernel's state, for where the other has no room. What lies there is
     newer."""
@@ -97,7 +114,7 @@ class Store:
     def load(self) -> State:
         """The state, or an empty one where there is none. Raises StateError where it cannot be understood."""
         life = Life.now()
-        place = self._aside if self._aside is not None and self._aside.exists() else self.path
+        place = self._aside if self._aside is not None and self.lies_aside else self.path
         try:
             document = json.loads(place.read_text())
         except FileNotFoundError:
@@ -110,21 +127,12 @@ class Store:
             raise _unreadable(place, error) from error
 
     def save(self, state: State) -> StateError | None:
-        """Where the disk is full or not writable, the state lies aside until the boot ends, and what is wrong is
-        returned. Raises StateError, with the old state intact, where it cannot lie there either."""
-        text = self._text(state)
-        try:
-            write_whole(self.path, text)
-        except StateError as error:
-            if self._aside is None:
-                raise
-            with suppress(StateError):
-                write_whole(self._aside, text)
-                return error
-            raise
-        if self._aside is not None and self._aside.exists():
-            self._aside.unlink()
-        return None
+        """As `write_or_aside`."""
+        return write_or_aside(self.path, self._aside, self._text(state))
+
+    @property
+    def lies_aside(self) -> bool:
+        return self._aside is not None and self._aside.exists()
 
     def _text(self, state: State) -> str:
         """What is the same object as the last time is not written out again: there may be ten thousand names."""

@@ -86,13 +86,18 @@ def command(
         if confirm is not None and came.done and not _confirmed(confirm):
             _put_back(session, reconciler, came.plan.ours)
             return 1
-        applied.remember(places.applied, source, asdict(allowed))
-    if session.as_json:
-        output.facts(changes.document(came.done, came.plan.names, came.plan.breaks))
-    elif came.done:
-        click.echo(changes.summary((op.verb for op in came.done), done=True))
-    elif not came.refused:
-        click.echo(f"nothing to do: the kernel is as {source.file} says")
+        # Said first: the kernel has it, whatever becomes of the files.
+        if session.as_json:
+            output.facts(changes.document(came.done, came.plan.names, came.plan.breaks))
+        elif came.done:
+            click.echo(changes.summary((op.verb for op in came.done), done=True))
+        elif not came.refused:
+            click.echo(f"nothing to do: the kernel is as {source.file} says")
+        reconciler.note(health=state.health)  # what lay aside has its place again, if there is room
+        unwritten = applied.remember(places, source, asdict(allowed)) or reconciler.unwritten
+    if unwritten is not None:
+        output.note(f"a reboot will forget orders: {unwritten.message} at {unwritten.where}; traffic does not need it")
+        output.note(f"until there is room it lies in {places.run}: make room, and apply again")
     if came.refused:
         raise Refused(came.refused)
     return 0

@@ -46,7 +46,7 @@ def resume(session: Session, verb: str, service: str, server: str, *, check: boo
 def _foresee(session: Session, name: tuple[str, str], order: Order) -> dict[str, Any]:
     from kernlb import applied, operator
 
-    config = applied.recall(session.places().applied).source.config
+    config = applied.recall(session.places()).source.config
     operator.known(config, *name)
     before = session.store().load().overrides
     answer = operator.answer(before, order(before, name, time.time()), name)
@@ -62,7 +62,7 @@ def _carry_out(session: Session, name: tuple[str, str], order: Order) -> dict[st
     from kernlb.record import standing
 
     now = time.time()
-    found = applied.recall(session.places().applied)
+    found = applied.recall(session.places())
     reconciler = session.reconciler(found.source.config, Consent(**found.consent))
     operator.known(found.source.config, *name)
     before = reconciler.state.overrides

@@ -31,8 +31,15 @@ def machine(file: str, format: str | None, *, places: Places, consent: Consent) 
         meaning=_meaning,
         read=partial(_read, file, format),
         understand=_understand,
-        remember=lambda source: applied.remember(places.applied, source, asdict(consent)),
+        remember=partial(_remember, places=places, consent=consent),
     )
+
+
+def _remember(source: Source, *, places: Places, consent: Consent) -> None:
+    """Raises StateError also where it lies aside, so that people hear of it."""
+    unwritten = applied.remember(places, source, asdict(consent))
+    if unwritten is not None:
+        raise unwritten
 
 
 def _meaning(config: Config) -> Meaning:

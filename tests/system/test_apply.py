@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,40 @@ def test_full_nat_without_a_port_is_told_before_and_refused_by_its_cause(place: 
     assert done.returncode == 0, done.stderr
     assert cause not in done.stderr
     assert kernlb(place, tmp_path, "clear").returncode == 0
+
+
+@contextmanager
+def full_disk(directory: Path) -> Iterator[Path]:
+    """On a file system of its own; the file that fills it."""
+    directory.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=64k", "none", str(directory))
+    filling = directory / "filling"
+    try:
+        with suppress(OSError), filling.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        yield filling
+    finally:
+        run("umount", str(directory))
+
+
+def test_a_full_disk_keeps_nothing_from_being_applied_or_ordered_and_is_told(place: str, tmp_path: Path) -> None:
+    file = tmp_path / "kernlb.toml"
+    file.write_text(TEXT.format(first="alpha", second="beta"))
+    with full_disk(tmp_path / "state") as filling:
+        done = kernlb(place, tmp_path, "apply", str(file))
+        assert done.returncode == 0, done.stderr
+        for said in ("No space left on device", str(tmp_path / "state"), str(tmp_path / "run"), "make room"):
+            assert said in done.stderr
+        ordered = kernlb(place, tmp_path, "weight", "beta", "a", "7")
+        assert ordered.returncode == 0, ordered.stderr
+        assert "a reboot will forget this" in ordered.stderr
+        filling.unlink()
+        again = kernlb(place, tmp_path, "apply", str(file))
+        assert (again.returncode, again.stderr) == (0, "")
+        assert not list((tmp_path / "run").rglob("*.json"))
+        assert len(list((tmp_path / "state").rglob("*.json"))) == 2
+        shown = json.loads(kernlb(place, tmp_path, "show", "--json").stdout)["services"]
+        weights = {each["name"]: each["servers"][0]["weight"] for each in shown}
+        assert weights["beta"] == 7 * weights["alpha"]
+        assert kernlb(place, tmp_path, "clear").returncode == 0
