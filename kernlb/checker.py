@@ -64,7 +64,8 @@ Identity = tuple[int, Address, int]  # the number of a kind of check, and what i
 
 class Checker(Generic[K]):
     """Made inside a running event loop. `replace` says whom to check; `changed` is told of every change of a server's
-    state, and `sampled` of response times. Times of states come from `clock` (wall clock, seconds)."""
+    state, `sampled` of response times, and `hindered` with each heartbeat of those who cannot be asked. Times of states
+    come from `clock` (wall clock, seconds)."""
 
     def __init__(
         self,
@@ -72,6 +73,7 @@ class Checker(Generic[K]):
         *,
         sampled: Callable[[K, float, float], None] | None = None,
         heartbeat: Callable[[], None] | None = None,
+        hindered: Callable[[Mapping[K, str]], None] | None = None,
         spread: Callable[[int], float] = spread_evenly,
         clock: Callable[[], float] = time.time,
         kinds: Callable[[Report, Late], Kinds] = Probers,
@@ -79,6 +81,7 @@ class Checker(Generic[K]):
         self._changed = changed
         self._sampled = sampled
         self._heartbeat = heartbeat
+        self._told_hindered = hindered
         self._spread = spread
         self._clock = clock
         self._loop = asyncio.get_running_loop()
@@ -93,10 +96,11 @@ class Checker(Generic[K]):
         self._accused: Accused[Hashable, Address] = Accused()
         self._servers: dict[K, Server[K]] = {}
         self._agenda: Agenda[Entry[K]] = Agenda(self._start)
-        self._beat: asyncio.TimerHandle | None = None
         self._started = 0
         self._internal = 0
         self._outcomes: Counter[Outcome] = Counter()
+        self._hindered: dict[Entry[K], Verdict] = {}
+        self._beat: asyncio.TimerHandle | None = None
         self._pulse()
 
     # --- whom to check
@@ -128,6 +132,7 @@ class Checker(Generic[K]):
         for identity, entry in former.items():
             if identity not in self._entries:
                 entry.gone = True
+                self._hindered.pop(entry, None)
 
     def _count_kinds(self, servers: Sequence[Watched[K]]) -> None:
         """Numbers equal checks alike, so that ten thousand servers need not hash theirs again and again."""
@@ -184,6 +189,11 @@ class Checker(Generic[K]):
         """The latest verdict of each of a server's checks."""
         server = self._servers.get(key)
         return () if server is None else tuple(entry.health.verdict for entry in server.entries)
+
+    def hindered(self) -> Mapping[K, str]:
+        """Those who could not be asked the last time, for a shortage of the director's own, and what it was."""
+        found = self._hindered.items()
+        return {server.watched.key: verdict.text for entry, verdict in found for server in entry.servers}
 
     def response_time(self, key: K) -> float | None:
         """Seconds, as its first check that measures one last measured."""
@@ -268,6 +278,10 @@ class Checker(Generic[K]):
                 self._internal += verdict.code is Code.INTERNAL
             if entry.gone:
                 continue
+            if verdict.outcome is Outcome.NEUTRAL and verdict.code is Code.INTERNAL:
+                self._hindered[entry] = verdict
+            elif self._hindered:
+                self._hindered.pop(entry, None)
             health, haste = entry.health, entry.haste
             if accused is None or self._counts(accused, verdict, started, now):
                 was_down = haste is not None and health.down
@@ -314,6 +328,8 @@ class Checker(Generic[K]):
         """Runs in the same loop as the probes: when they stall, so does the heartbeat."""
         if self._heartbeat is not None:
             self._heartbeat()
+        if self._told_hindered is not None:
+            self._told_hindered(self.hindered())
         self._beat = self._loop.call_later(HEARTBEAT, self._pulse)
 
     def statistics(self) -> Statistics:

@@ -36,7 +36,8 @@ class Places:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What was known at one moment. `table` is what the kernel has; `counters` and `response_time` may be of later."""
+    """What was known at one moment. `table` is what the kernel has; `counters` and `response_time` may be of later.
+    `hindered` are servers that could not be asked the last time, and why."""
 
     config: Config
     pools: Mapping[str, Pool]
@@ -46,6 +47,7 @@ class Snapshot:
     places: Places
     counters: Callable[[Key], Counters]
     response_time: Callable[[ServerName], float | None]
+    hindered: Mapping[ServerName, str]
     transits: Mapping[ServiceKey, Transit]
 
 
@@ -103,7 +105,9 @@ def _units(weight: int | None, scale: int) -> float | None:
     return int(units) if units == int(units) else round(units, 2)
 
 
-def _status(server: Server, override: Override, state: State | None) -> tuple[str, float | None, str]:
+def _status(
+    server: Server, override: Override, state: State | None, hindrance: str | None
+) -> tuple[str, float | None, str]:
     """A server's status, since when (seconds since the epoch) and why."""
     if override.hold is Hold.DRAIN:
         if override.drained:
@@ -115,13 +119,14 @@ def _status(server: Server, override: Override, state: State | None) -> tuple[st
         return "disabled", None, "disabled in the configuration"
     if state is None:
         return "unknown", None, "no check"
-    return str(state.status), state.since, state.reason
+    reason = state.reason if hindrance is None else f"{state.reason}; cannot be checked: {hindrance}"
+    return str(state.status), state.since, reason
 
 
 def _condition(known: Snapshot, service: Service, server: Server, row: Mapping[str, Any], scale: int) -> dict[str, Any]:
     name = (service.name, server.name)
     override = known.overrides.get(name, _NO_OVERRIDE)
-    status, since, reason = _status(server, override, known.states.get(name))
+    status, since, reason = _status(server, override, known.states.get(name), known.hindered.get(name))
     seconds = known.response_time(name)
     return {
         "status": status,

@@ -41,6 +41,7 @@ def document(transit: Transit | None) -> dict[str, Any]:
         places=Places(desired.names),
         counters=lambda key: Counters(),
         response_time=lambda name: None,
+        hindered={},
         transits={} if transit is None else {endpoint: transit},
     )
     (found,) = service_documents(known)

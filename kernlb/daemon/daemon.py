@@ -63,11 +63,11 @@ class Daemon:
         self.assessment: Assessment
         self._meaning: Meaning
         self.view = View()
-        self.drift = 0
-        self.writes = 0
+        self.drift = self.writes = 0
         self._machine = machine
         self._journal = journal
         self._complain = partial(telling.complain, journal)
+        self._hindered = telling.Hindrances(journal).look
         self._notifier = notifier
         self.readiness = Readiness(notifier)
         self._track = track
@@ -81,8 +81,7 @@ class Daemon:
         self._waiters = Waiters()
         self._urgent = True  # something is wanted that was not before
         self._setbacks = Setbacks()
-        self._full = 0.0  # monotonic, as the next
-        self._due = 0.0
+        self._full = self._due = 0.0  # monotonic
         self._note = False
         self.unwritten: StateError | None = None  # why a restart or a reboot would lose what is remembered
         self._finishing = False  # the last step left servers behind: what the next does is no drift
@@ -99,7 +98,9 @@ class Daemon:
         configuration that cannot be carried out here; what the kernel refuses is tried again later."""
         state = self._reconciler.state
         now = self.now()
-        self.checker = Checker(self._judged, sampled=self._sampled, heartbeat=self._heartbeat, clock=self.now)
+        self.checker = Checker(
+            self._judged, sampled=self._sampled, heartbeat=self._heartbeat, hindered=self._hindered, clock=self.now
+        )
         self.checker.replace(watched(self.source.config), last=record.standing(state.health))
         self.view.totals = Totals(record.known(state.health))
         self.assessment = Assessment(self.source.config, now=now, record=state.health)

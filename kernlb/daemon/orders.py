@@ -191,6 +191,7 @@ class Orders:
             places=view.places,
             counters=view.totals.of,
             response_time=self._daemon.checker.response_time,
+            hindered=self._daemon.checker.hindered(),
             transits=view.transits,
         )
 

@@ -31,6 +31,29 @@ def server(journal: Journal, change: Change[ServerName]) -> None:
     )
 
 
+class Hindrances:
+    """Servers that cannot be asked for a shortage of the director's own: a line when it begins, and when it is over."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._most = 0
+
+    def look(self, hindered: Mapping[ServerName, str]) -> None:
+        if hindered and not self._most:
+            (service, server), reason = next(iter(hindered.items()))
+            self._journal.say(
+                "checks-hindered",
+                level=Level.ERROR,
+                servers=len(hindered),
+                service=service,
+                server=server,
+                reason=reason,
+            )
+        elif self._most and not hindered:
+            self._journal.say("checks-again", level=Level.NOTICE, servers=self._most)
+        self._most = max(self._most, len(hindered)) if hindered else 0
+
+
 def pool(journal: Journal, name: str, before: Pool | None, after: Pool) -> None:
     """Quorum, sorry server and panic, where they changed; what is ordinary at the start is not told."""
     before = before or Pool((), quorum=True)

@@ -1,16 +1,19 @@
 """The daemon with real checks of real servers, on the memory engine."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import resource
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from kernlb.errors import ConfigError, KernelError, KernlbError
+from kernlb.health import Status
 from kernlb.model import ServerKey
 from kernlb.plan import Operation
 from tests.checks.servers import certificate, serving, silent
-from tests.daemon.world import Server, World, service, until
+from tests.daemon.world import FAST, Server, World, service, until
 
 
 @pytest.fixture
@@ -302,5 +305,63 @@ def test_after_a_boot_without_room_the_state_lies_beside_the_socket_until_there_
             await until(lambda: daemon.unwritten is None)
         assert not world.aside.exists()
         assert world.state.exists()
+
+    play(scene)
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_what_keeps_checks_from_being_made_is_told_once_and_when_it_is_over(world: World) -> None:
+    async def scene() -> None:
+        one, two = Server(), Server()
+        await one.live()
+        await two.live()
+        async with world.running(service(one, two, check=FAST.replace("fall = 2", "fall = 20"))) as daemon:
+            await until(lambda: all(state.status is Status.UP for state in daemon.checker.states().values()))
+            with no_descriptors():
+                await one.die()  # a socket that was refused is not used again
+                await until(lambda: "event=checks-hindered" in world.log.getvalue())
+            await one.live()
+            await until(lambda: "event=checks-again" in world.log.getvalue())
+            assert world.weights() == {one.address: 1, two.address: 1}
+        said = world.log.getvalue()
+        assert said.count("event=checks-") == 2
+        (hindered,) = (line for line in said.splitlines() if "event=checks-hindered" in line)
+        assert "level=error" in hindered
+        assert "oo many open files, at the director itself" in hindered
+
+    play(scene)
+
+
+def test_status_says_what_keeps_a_server_from_being_checked(world: World) -> None:
+    async def reason() -> str:
+        (web,) = (await world.ask("GET", "/status"))["services"]
+        (row,) = web["servers"]
+        assert row["status"] == "up"
+        said: str = row["reason"]
+        return said
+
+    async def scene() -> None:
+        one = Server()
+        await one.live()
+        async with world.running(service(one)) as daemon:
+            await until(lambda: daemon.checker.states()["web", "s1"].status is Status.UP)
+            assert "cannot be checked" not in await reason()
+            world.write(service(one, check=FAST.replace("}", ', interface = "nosuch0" }')))
+            await world.ask("POST", "/reload")
+            await until(lambda: "event=checks-hindered" in world.log.getvalue())
+            assert "cannot be checked: INTERNAL no such device, at the director itself" in await reason()
+            world.write(service(one))
+            await world.ask("POST", "/reload")
+            await until(lambda: "event=checks-again" in world.log.getvalue())
+            assert "cannot be checked" not in await reason()
 
     play(scene)
