@@ -42,6 +42,9 @@ class Household:
         self._count = 0
         self._adopting = False
         self._lock = threading.Lock()  # while a program starts, the mark is our own
+        self._clearing = threading.Lock()  # one at a time: who starts a program waits for no more than that one
+        self._children: defaultdict[int, list[_Process]] = defaultdict(list)  # of everybody, by parent
+        self._looked = 0.0  # when they were looked for, monotonic
 
     def start(
         self, argv: Sequence[str], *, environment: Mapping[str, str], user: int | None, group: int | None
@@ -67,7 +70,9 @@ class Household:
     def clear_out(self, process: "subprocess.Popen[bytes]") -> None:
         """Kills the program and all that it started, and reaps them. Blocks for some milliseconds."""
         for _ in range(ROUNDS):
-            with self._lock:
+            now = time.monotonic()
+            with self._clearing, self._lock:
+                self._look_again(since=now)
                 living = self._family(process)
                 for each in living:
                     with suppress(ProcessLookupError, PermissionError):
@@ -80,11 +85,17 @@ class Household:
             process.wait(timeout=0.05)
         self._marks.pop(process.pid, None)
 
+    def _look_again(self, *, since: float) -> None:
+        """Programs that end together look once."""
+        if self._looked < since:
+            self._looked = time.monotonic()
+            self._children = defaultdict(list)
+            for each in _census():
+                self._children[each.parent].append(each)
+
     def _family(self, process: "subprocess.Popen[bytes]") -> list[_Process]:
         """What lives of a program: itself, the orphans with its mark, and their descendants. The ended are reaped."""
-        children: dict[int, list[_Process]] = defaultdict(list)
-        for each in _census():
-            children[each.parent].append(each)
+        children = self._children
         mark = self._marks.get(process.pid)
         family: list[_Process] = []
         for child in children[os.getpid()]:

@@ -7,11 +7,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from kernlb.checks.command import household
 from kernlb.checks.privileges import BECOME
 from kernlb.checks.spec import Check, CommandProbe, Exit
 from kernlb.checks.verdict import Code, Orders, Outcome, Verdict
@@ -193,3 +196,31 @@ def test_a_program_that_may_not_be_executed_is_down(tmp_path):
 def test_where_it_may_not_become_another_user_the_verdict_says_what_to_do():
     said = powerless("CommandProbe(argv=('true',), user='nobody')")
     assert said == f"down INTERNAL kernlb may not become nobody: {BECOME}"
+
+
+def test_programs_that_end_together_are_cleared_out_together():
+    count = 40
+
+    def sleepers() -> list["subprocess.Popen[bytes]"]:
+        return [household.start(["sleep", "30"], environment=os.environ, user=None, group=None) for _ in range(count)]
+
+    def seconds(clear: Callable[[list["subprocess.Popen[bytes]"]], None]) -> float:
+        begun = sleepers()
+        began = time.monotonic()
+        clear(begun)
+        took = time.monotonic() - began
+        assert all(process.poll() is not None for process in begun)
+        for process in begun:
+            process.stdout.close()
+        return took
+
+    def one_after_another(processes):
+        for process in processes:
+            household.clear_out(process)
+
+    def at_once(processes):
+        with ThreadPoolExecutor(count) as threads:
+            list(threads.map(household.clear_out, processes))
+
+    ratios = [seconds(at_once) / seconds(one_after_another) for _ in range(5)]
+    assert sorted(ratios)[2] < 0.5, ratios
