@@ -50,7 +50,7 @@ def answer(path: Path, what: str) -> bytes:
 
 
 def large() -> str:
-    """Servers that are asked once in the time of a test."""
+    """Servers that are asked once, few of them twice, in the time of a test."""
     return "".join(
         f'[service.v{n}]\nbind = ["192.0.{2 + n // 250}.{n % 250 + 1}:80"]\nforwarding = "fullnat"\n'
         'check = { interval = "10m" }\n'
@@ -65,7 +65,7 @@ def large() -> str:
 def test_no_turn_of_the_loop_computes_long_where_ten_thousand_servers_are_asked_about(world: World) -> None:
     async def scene() -> None:
         async with world.running(large()) as daemon:
-            await until(lambda: sum(daemon.checker.statistics().outcomes.values()) == SERVICES * OF_EACH)
+            await until(lambda: sum(daemon.checker.statistics().outcomes.values()) >= SERVICES * OF_EACH)
             gc.freeze()
             path = world.directory / "run" / "control.sock"
             # Its own work: the client's and the writer's threads have the interpreter in between, however long.
