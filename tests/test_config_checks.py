@@ -76,6 +76,14 @@ def test_a_mistake_of_an_array_has_its_line() -> None:
     assert [(m.path, m.line) for m in mistakes(tables)] == [("service.s.check[1].rise", 6)]
 
 
+def test_mistakes_of_all_kinds_in_the_checks_of_one_server_are_told_at_once() -> None:
+    checks = '[5, { type = "file" }, { type = "tcp", path = "/" }, { rise = 0 }]'
+    servers = f'a = {{ address = "10.0.0.1:80", check = {checks} }}\nb = {{ address = "10.0.0.2:80", check = [] }}\n'
+    found = mistakes(f"[service.s]\n{BIND}\n[service.s.servers]\n{servers}")
+    of_a = [f"servers.a.check{end}" for end in ("[0]", "[1]", "[2].path", "[3].rise")]
+    assert sorted(m.path for m in found) == [f"service.s.{path}" for path in (*of_a, "servers.b.check")]
+
+
 def test_what_all_servers_say_in_an_array_is_written_once() -> None:
     config = load(f'[service.s]\n{BOTH}\nservers = {{ a = "10.0.0.1:80", b = "10.0.0.2:80" }}\n', "kernlb.toml")
     assert write(config).count("/a") == 1

@@ -126,14 +126,22 @@ def _cross_checked(document: Mapping[str, Any], wrong: list[Finding]) -> list[Fi
 def _suspect(path: Path, document: Mapping[str, Any]) -> Path:
     """The smallest part around a mistake whose absence makes no new one."""
     match path:
+        case ("service", _, "servers", _, "check", int(), *_):
+            path = path[:6]
+        case ("service", _, "servers", _, "check" | "agent", *_):
+            path = path[:5]
         case ("service", name, "servers", server, *_):
             path = ("service", name, "servers", server)
+        case ("service", _, "check", int(), *_):
+            path = path[:4]
         case ("service", name, "bind", int(index)):
             path = ("service", name, "bind", index)
         case ("service", name, str(key), *_) if key in _RESTORES_NOTHING:
             path = ("service", name)
         case ("service", name, str(key), *_):
             path = ("service", name, key)
+        case ("defaults", "check", int(), *_):
+            path = path[:3]
         case (str(table), str(key), *_):
             path = (table, key)
     while path and not _holds(document, path):
@@ -160,6 +168,10 @@ def _cut(document: Any, path: Path) -> None:
             document = document[part]
         if path[0] == "service" and len(path) == 3 and path[2] in _STANDS_FOR:
             document[path[2]] = _STANDS_FOR[path[2]]
+        elif path[-1] in ("check", "agent") and path[0] == "service":
+            document[path[-1]] = False
+        elif path[-2:-1] == ("check",):
+            document[path[-1]] = "ping"  # of which nothing is asked; the others keep their indices
         else:
             del document[path[-1]]
 
