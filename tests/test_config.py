@@ -53,6 +53,13 @@ def test_every_mistake_of_a_file_is_found_at_once_each_on_its_line() -> None:
     assert {(mistake.path, mistake.line) for mistake in mistakes(text)} == marked
 
 
+def test_a_bind_has_its_own_index_whatever_is_wrong_before_it() -> None:
+    binds = ["bad bad", "fwmark:0", "192.0.2.1:80", "192.0.2.1:80"]
+    lines = "".join(f'  "{bind}",\n' for bind in binds)
+    found = mistakes(f'[service.s]\nbind = [\n{lines}]\nforwarding = "nat"\nservers = {{ a = "10.0.0.1:80" }}\n')
+    assert [(m.path, m.line) for m in found] == [(f"service.s.bind[{at}]", at + 3) for at in (0, 1, 3)]
+
+
 def test_every_mistake_says_what_would_be_right() -> None:
     assert all(mistake.hint for mistake in mistakes((DATA / "broken.toml").read_text()))
 

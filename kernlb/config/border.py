@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -101,11 +102,15 @@ def _cross_checked(document: Mapping[str, Any], wrong: list[Finding]) -> list[Fi
     """The mistakes between the sound parts of a broken document: all at once means these too."""
     sound: dict[str, Any] = deepcopy(dict(document))
     suspect: set[str | int] = set()
+    binds = _binds(document)
     for _ in range(4):
         suspect |= {finding.path[1] for finding in wrong if finding.path[:1] == ("service",) and finding.path[1:]}
         parts = {_suspect(finding.path, sound) for finding in wrong}
         # From the end, so that the indices before stay right.
         for part in sorted(parts, key=lambda path: [p if isinstance(p, int) else -1 for p in path], reverse=True):
+            match part:
+                case ("service", str(name), "bind", int(index)) if _holds(sound, part):
+                    del binds[name][index]
             _cut(sound, part)
         try:
             config, found = build(Document.model_validate(sound))
@@ -113,14 +118,31 @@ def _cross_checked(document: Mapping[str, Any], wrong: list[Finding]) -> list[Fi
             wrong = [_finding(detail, sound) for detail in error.errors(include_url=False)]
             continue
         elements = ("bind", "servers", "sorry_server")
-        return found + [
+        found += [
             finding
             for finding in laws.findings(config)
             if finding.path[:1] != ("service",)
             or finding.path[1] not in suspect
             or (len(finding.path) > 3 and finding.path[2] in elements)
         ]
+        return [replace(finding, path=_as_written(finding.path, binds)) for finding in found]
     return []
+
+
+def _binds(document: Mapping[str, Any]) -> dict[str, list[int]]:
+    """By service, which of its binds are left."""
+    services = document.get("service")
+    tables = services.items() if isinstance(services, dict) else ()
+    arrays = ((name, table.get("bind")) for name, table in tables if isinstance(table, dict))
+    return {name: list(range(len(array))) for name, array in arrays if isinstance(array, list)}
+
+
+def _as_written(path: Path, binds: Mapping[str, list[int]]) -> Path:
+    """The path with the index that a bind has in the file, whatever was cut before it."""
+    match path:
+        case ("service", str(name), "bind", int(index), *rest) if index < len(binds.get(name, ())):
+            return ("service", name, "bind", binds[name][index], *rest)
+    return path
 
 
 def _suspect(path: Path, document: Mapping[str, Any]) -> Path:
