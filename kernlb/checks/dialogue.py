@@ -96,10 +96,12 @@ class DialogueProber:
         self._seat(now)
 
     def _seat(self, now: float) -> None:
-        """One of each probe, and again, until none may take a place."""
-        ready = list(self._waiting)
-        while ready := [probe for probe in ready if self._seated(probe, now)]:
-            pass
+        """One of each probe, and again, until there is no place or none may take one."""
+        ready = deque(self._waiting)
+        while ready and len(self._tasks) < self._parallel:
+            probe = ready.popleft()
+            if self._seated(probe, now):
+                ready.append(probe)
 
     def _seated(self, probe: Probe, now: float) -> bool:
         waiting = self._waiting.get(probe)
