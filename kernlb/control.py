@@ -23,6 +23,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
+from kernlb.checks.spec import HEAVIEST
 from kernlb.errors import ConfigError, KernlbError, Unsupported
 from kernlb.http_server import HttpServer, Request, Response, document, peer_is
 
@@ -224,8 +225,8 @@ class _Body:
         found = self._content.get("weight")
         if found is None:
             return None
-        if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found <= 65535:
-            raise Malformed("weight must be 0 to 65535", where="weight")
+        if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found <= HEAVIEST:
+            raise Malformed(f"weight must be 0 to {HEAVIEST}", where="weight")
         return found
 
 

@@ -4,14 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from kernlb.checks.spec import AgentProbe, FileProbe, Probe
+from kernlb.checks.spec import HEAVIEST, AgentProbe, FileProbe, Probe
 from kernlb.config.values import OnFailure, Policy, Server, Service
 
 MOVING_SCALE = 100
 """The kernel's units in a configured one where weights move (slow start, least response time, agents)."""
-
-HEAVIEST = 65535
-"""What a weight may be, in configured units."""
 
 
 class Hold(StrEnum):

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from kernlb.checks.dialogue import Conversation, Failed
 from kernlb.checks.orders import parsed
-from kernlb.checks.spec import FileProbe
+from kernlb.checks.spec import HEAVIEST, FileProbe
 from kernlb.checks.verdict import Code, Orders, Outcome, Verdict
-from kernlb.pool import HEAVIEST
 from kernlb.threads import Shared
 
 LIMIT = 1024  # bytes

@@ -12,6 +12,9 @@ Address = IPv4Address | IPv6Address
 PRIORITY = 0x4B4C0000
 """SO_PRIORITY of probes, by which conntrack's rules know them: a traffic class that no queue has."""
 
+HEAVIEST = 65535
+"""What a weight may be, in configured units."""
+
 
 class CheckKind(StrEnum):
     """The names that a configuration uses; https is http with `tls`."""

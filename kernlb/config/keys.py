@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator
 
+from kernlb.checks.spec import HEAVIEST
 from kernlb.config.check_keys import AgentEntry, CheckEntry
 from kernlb.config.fields import (
     DAY,
@@ -36,7 +37,7 @@ SchedulerWord = Annotated[Scheduler | Policy, *choice(Scheduler, Policy)]
 FlagWord = Annotated[SchedulerFlag, *choice(SchedulerFlag)]
 EngineWord = Annotated[EngineChoice, *choice(EngineChoice)]
 OnFailureWord = Annotated[OnFailure, *choice(OnFailure)]
-Weight = Annotated[int, Field(ge=0, le=65535)]
+Weight = Annotated[int, Field(ge=0, le=HEAVIEST)]
 SlowStart = Annotated[float, *seconds(0, DAY)]
 Idle = Annotated[int, *seconds(1, MONTH, whole=True)]
 

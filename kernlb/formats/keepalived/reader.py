@@ -4,6 +4,7 @@ import pwd
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from kernlb.checks.spec import HEAVIEST
 from kernlb.config.values import AddressBind, Bind, Config, MarkBind, OnFailure, Server, Service
 from kernlb.formats.ipvsadm import service_name
 from kernlb.formats.keepalived.checkers import KINDS, checks
@@ -296,7 +297,7 @@ class _Reader:
                 elif inner.keyword in KINDS:
                     checkers.append(inner)
                 elif inner.keyword == "weight":
-                    server = replace(server, weight=number(inner, highest=65535))
+                    server = replace(server, weight=number(inner, highest=HEAVIEST))
                 elif inner.keyword == "lvs_method":
                     method = method_of(inner)
                 elif inner.keyword == "uthreshold":
