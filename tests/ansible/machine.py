@@ -5,10 +5,11 @@ Where the kernel has no IPVS, kernlb's eBPF program carries what such a machine 
 
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.ansible import cgroup
 from tests.debian.tree import COPY, debian
 from tests.system.director import until
 
@@ -65,16 +66,31 @@ def booted(namespace: str, name: str, given: Path) -> Iterator[Booted]:
     inside = ["sh", "-c", _INSIDE, "sh", str(debian()), str(given), name, " ".join(_MASKED)]
     # However the tests end, the machine ends with them.
     bound = ["setpriv", "--pdeathsig", "KILL"]
-    command = [*bound, "nsenter", f"--net=/run/netns/{namespace}", *unshare, *inside]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+    with (
+        cgroup.entered(f"kernlb-{namespace}") as group,
+        subprocess.Popen(
+            [*bound, "nsenter", f"--net=/run/netns/{namespace}", *group, *unshare, *inside],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        ) as process,
+    ):
         try:
-            children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-            until(lambda: bool(children.read_text()), patience=BOOTED)
-            machine = Booted(int(children.read_text().split()[0]))
-            until(lambda: Path(f"/proc/{machine.process}/comm").read_text() == "systemd\n", patience=BOOTED)
-            yield machine
+            until(lambda: bool(_systemd(process.pid)), patience=BOOTED)
+            (first,) = _systemd(process.pid)
+            yield Booted(first)
         finally:
             process.kill()
+
+
+def _systemd(parent: int) -> list[int]:
+    """Those of a process's children that are systemd by now."""
+    found = []
+    for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        # Others come and go before it.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if Path(f"/proc/{child}/comm").read_text() == "systemd\n":
+                found.append(int(child))
+    return found
 
 
 def all_run(machines: Sequence[Booted]) -> None:
