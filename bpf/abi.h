@@ -33,6 +33,7 @@ struct service_key {
 
 enum service_flag {
 	SERVICE_SOURCE_HASH = 1, /* the client's address alone chooses the slot */
+	SERVICE_TWO_CHOICES = 2, /* full NAT: of two servers a connection goes to the one that has fewer for its weight */
 };
 
 struct service {
@@ -95,6 +96,7 @@ enum server_flag {
 	SERVER_DEAD = 1, /* its flows go elsewhere */
 	SERVER_QUIESCED = 2, /* its flows stay, a connection that begins goes elsewhere */
 	SERVER_IPV6 = 4, /* its address is; the outer header is IPv6 */
+	SERVER_COUNTED = 8, /* full NAT: how many connections it has is known */
 };
 
 struct server {
@@ -111,7 +113,9 @@ struct server {
 	struct address next; /* next hop for HOP_NEIGHBOUR */
 	__u32 connections; /* full NAT: at so many it is passed over; 0: never */
 	__u32 resume; /* until it has fewer than so many */
-	__u64 reserved[5]; /* two cache lines, aligned */
+	__u32 weight; /* by which its connections are compared */
+	__u32 rest;
+	__u64 reserved[4]; /* two cache lines, aligned */
 };
 
 struct source {
@@ -265,6 +269,7 @@ enum reason {
 	REASON_NEW, /* begins in a slot in transition: the current server */
 	REASON_BEFORE, /* was there before the transition: the previous server */
 	REASON_FLOW, /* a full NAT flow */
+	REASON_FEWER, /* of two servers it has fewer connections for its weight */
 };
 
 struct explanation {

@@ -168,6 +168,10 @@ static __always_inline int balance(void *ctx, struct cursor *cursor, __u32 netwo
 		return pass(hook, CAUSE_NO_SERVICE);
 	if (unlikely(!choose(service, &packet, hash, hook, &choice)))
 		return pass(hook, CAUSE_NO_SERVER);
+	if (settings.limits && service->flags & SERVICE_TWO_CHOICES && choice.server->forwarding == FORWARD_FULLNAT &&
+	    (packet.tuple.protocol == IPPROTO_UDP || begins(&packet)) && !packet.related &&
+	    !choose_fewer(service, hash, hook, &choice))
+		return pass(hook, CAUSE_NO_SERVER);
 	if (hook == HOOK_EXPLAIN) {
 		if (choice.server->hop.method == HOP_UNRESOLVED)
 			return pass(hook, CAUSE_NO_HOP);

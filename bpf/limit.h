@@ -50,6 +50,21 @@ GLOBAL int enter_limit(__u32 key, __u64 thresholds, __u32 end)
 	return !full;
 }
 
+/* How many connections there are by now. */
+GLOBAL int live_connections(__u32 key)
+{
+	struct limit *limit = bpf_map_lookup_elem(MAP(limits), &key);
+	__u32 now = step_of(ticks()), live;
+
+	if (!limit)
+		return 0;
+	bpf_spin_lock(&limit->lock);
+	let_go(limit, now);
+	live = limit->live;
+	bpf_spin_unlock(&limit->lock);
+	return live;
+}
+
 /* A counted connection is heard of, or ends. Two CPUs may tell this in the wrong order: what is not there is not taken away. */
 GLOBAL int move_in_limit(__u32 key, __u32 from, __u32 to)
 {

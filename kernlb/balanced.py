@@ -28,6 +28,7 @@ from kernlb.model import (
 )
 from kernlb.pool import Member, Pool
 
+_FEWEST = frozenset({Scheduler.LC, Scheduler.WLC, Scheduler.TWOS})
 _BITS = {Family.IPV4: 32, Family.IPV6: 128}
 
 
@@ -137,9 +138,12 @@ def _bounds(service: Service, mark: int, together: int | None) -> Bounds | None:
 
 
 def _hashing(service: Service) -> Scheduler:
-    """The program hashes connections; clients where that is asked for, by what IPVS calls sh or mh without port."""
-    by_client = service.scheduler in (Scheduler.SH, Scheduler.MH) and SchedulerFlag.PORT not in service.flags
-    return Scheduler.SH if by_client else Scheduler.MAGLEV
+    """The program hashes connections, or clients where that is asked for: IPVS calls it sh or mh without port. Of full
+    NAT it knows the connections, and looks for who has few."""
+    if service.scheduler in (Scheduler.SH, Scheduler.MH) and SchedulerFlag.PORT not in service.flags:
+        return Scheduler.SH
+    known = any(server.forwarding is Forwarding.FULLNAT for server in service.servers)
+    return Scheduler.TWOS if known and service.scheduler in _FEWEST else Scheduler.MAGLEV
 
 
 def _scheduler(service: Service) -> Scheduler:

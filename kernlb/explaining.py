@@ -32,6 +32,7 @@ REASONS = {
     Reason.NEW: "the slot is in transition, and the flow is new: it gets the slot's new server",
     Reason.BEFORE: "the slot is in transition, and the flow was there before: it keeps the slot's former server",
     Reason.FLOW: "its connection is in the full NAT table",
+    Reason.FEWER: "of two servers that its hash draws, this one has fewer connections for its weight",
 }
 CAUSES = {
     Cause.NO_SERVICE: "the address is known, but no service has the port",

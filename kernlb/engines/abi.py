@@ -31,6 +31,7 @@ class Filter(IntFlag):
 
 class ServiceFlag(IntFlag):
     SOURCE_HASH = 1
+    TWO_CHOICES = 2
 
 
 class HopMethod(IntEnum):
@@ -52,6 +53,7 @@ class ServerFlag(IntFlag):
     DEAD = 1
     QUIESCED = 2
     IPV6 = 4
+    COUNTED = 8
 
 
 class FlowState(IntEnum):
@@ -106,6 +108,7 @@ class Reason(IntEnum):
     NEW = 3
     BEFORE = 4
     FLOW = 5
+    FEWER = 6
 
 
 def pack_address(address: Address) -> bytes:
@@ -205,7 +208,7 @@ class Hop:
 class Server:
     """Port 0 keeps the client's. `source`: outer source of a tunnel. `next`: for HopMethod.NEIGHBOUR. Connections of
     full NAT come from `source_count` sources from `first_source` on; at `connections` of them (0: never) the server is
-    passed over until it has fewer than `resume`."""
+    passed over until it has fewer than `resume`. By `weight` they are compared with another server's."""
 
     address: Address
     forward: Forward
@@ -219,8 +222,9 @@ class Server:
     source_count: int = 0
     connections: int = 0
     resume: int = 0
+    weight: int = 0
 
-    LAYOUT = struct.Struct("=20s2sBB2sHH2x16s16s16sII40x")
+    LAYOUT = struct.Struct("=20s2sBB2sHH2x16s16s16sIII36x")
 
     def pack(self) -> bytes:
         family = ServerFlag.IPV6 if self.address.version == 6 else ServerFlag(0)
@@ -237,12 +241,13 @@ class Server:
             pack_address(self.next),
             self.connections,
             self.resume,
+            self.weight,
         )
 
     @classmethod
     def unpack(cls, packed: bytes) -> "Server":
         (
-            hop, port, forward, flags, tunnel_port, first, count, address, source, next_, connections, resume,
+            hop, port, forward, flags, tunnel_port, first, count, address, source, next_, connections, resume, weight,
         ) = cls.LAYOUT.unpack(packed)  # fmt: skip
         return cls(
             address=unpack_address(address),
@@ -257,6 +262,7 @@ class Server:
             source_count=count,
             connections=connections,
             resume=resume,
+            weight=weight,
         )
 
 

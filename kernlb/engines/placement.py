@@ -55,9 +55,10 @@ def place(book: Book, seen: Surroundings, *, tick: float, native: bool) -> Conte
         translated = any(member.value.forwarding is Forwarding.FULLNAT for member in carried.members.values())
         flags = Filter.SERVICE | (Filter.NAT if translated else Filter(0))
         contents.filter[address] = contents.filter.get(address, Filter(0)) | flags
-    for _, server, member in book.members():
-        placed = contents.servers[member.id] = _server(book, server, member.value, seen, native=native)
-        if placed.connections:
+    for key, server, member in book.members():
+        counted = _chooses(book.services[key])
+        placed = contents.servers[member.id] = _server(book, server, member.value, seen, native=native, counted=counted)
+        if placed.connections or placed.flags & ServerFlag.COUNTED:
             contents.limits.add(abi.LimitKind.SERVER | member.id)
     own = ports() if book.sources else range(0)
     for group, first in book.sources.items():
@@ -114,11 +115,17 @@ def _addresses(book: Book, seen: Surroundings) -> list[tuple[Endpoint, IPAddress
 def _service(book: Book, carried: Carried, tick: float) -> abi.Service:
     by_client = carried.value.persistence is not None or carried.value.scheduler is Scheduler.SH
     flags = ServiceFlag.SOURCE_HASH if by_client else ServiceFlag(0)
+    flags |= ServiceFlag.TWO_CHOICES if _chooses(carried) else ServiceFlag(0)
     service = abi.Service(id=carried.id, slots=book.slots, idle=idle_ticks(book.wish, tick), flags=flags)
     bounds = carried.value.bounds
     if bounds is None:
         return service
     return replace(service, limit=bounds.number, connections=bounds.connections, together=bounds.together)
+
+
+def _chooses(carried: Carried) -> bool:
+    """Whether clients may go anywhere and the program looks for who has few connections: it knows those of full NAT."""
+    return carried.value.scheduler is Scheduler.TWOS and carried.value.persistence is None
 
 
 def idle_ticks(wish: Wish, tick: float) -> int:
@@ -131,7 +138,9 @@ def _limits(service: abi.Service) -> set[int]:
     return limits | {abi.LimitKind.TOGETHER} if service.together else limits
 
 
-def _server(book: Book, key: ServerKey, value: RealServer, seen: Surroundings, *, native: bool) -> abi.Server:
+def _server(
+    book: Book, key: ServerKey, value: RealServer, seen: Surroundings, *, native: bool, counted: bool
+) -> abi.Server:
     way = seen.way(key.address)
     hop = way.hop
     if native and not any(hop.destination):
@@ -146,12 +155,12 @@ def _server(book: Book, key: ServerKey, value: RealServer, seen: Surroundings, *
             first, count = book.source_range(group)
         else:
             hop = abi.Hop()
-    return abi.Server(
+    server = abi.Server(
         address=key.address,
         forward=_forward(value),
         hop=hop,
         port=key.port,
-        flags=_flags(value),
+        flags=ServerFlag.COUNTED if counted and count else ServerFlag(0),
         tunnel_port=(value.tunnel.port or GUE_PORT) if value.tunnel and value.tunnel.kind is TunnelKind.GUE else 0,
         source=way.source or abi.NO_ADDRESS,
         next=way.next,
@@ -161,15 +170,14 @@ def _server(book: Book, key: ServerKey, value: RealServer, seen: Surroundings, *
         # At 0 it would never begin again.
         resume=max(1, value.lower_threshold) if count else 0,
     )
+    return flags_of(server, value)
 
 
 def flags_of(server: abi.Server, value: RealServer) -> abi.Server:
     """The server with what its weight says to the program."""
-    return replace(server, flags=_flags(value))
-
-
-def _flags(value: RealServer) -> ServerFlag:
-    return ServerFlag(0) if value.weight else ServerFlag.QUIESCED
+    counted = server.flags & ServerFlag.COUNTED
+    quiesced = ServerFlag(0) if value.weight else ServerFlag.QUIESCED
+    return replace(server, flags=counted | quiesced, weight=value.weight if counted else 0)
 
 
 def _forward(value: RealServer) -> Forward:
@@ -187,7 +195,7 @@ def _forward(value: RealServer) -> Forward:
 def refusal(value: VirtualService | RealServer) -> str | None:
     """Why the program cannot carry it, wherever; None where it can."""
     match value:
-        case VirtualService(scheduler=scheduler) if scheduler not in (Scheduler.MAGLEV, Scheduler.SH):
+        case VirtualService(scheduler=scheduler) if scheduler not in (Scheduler.MAGLEV, Scheduler.SH, Scheduler.TWOS):
             return f"the eBPF program has no scheduler {scheduler}"
         case VirtualService(one_packet=True):
             return "the eBPF program hashes flows, never single datagrams"

@@ -117,6 +117,7 @@ class World:
         flags: abi.ServerFlag = abi.NO_SERVER_FLAG,
         connections: int = 0,
         resume: int = 0,
+        weight: int = 0,
     ) -> None:
         address = method.server(which, family)
         self.plane.set_server(
@@ -133,6 +134,7 @@ class World:
                 source_count=1,
                 connections=connections,
                 resume=resume,
+                weight=weight,
             ),
         )
 
