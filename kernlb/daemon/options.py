@@ -8,6 +8,7 @@ from typing import Protocol
 from kernlb.config.values import Config, Metrics
 from kernlb.desired import Meaning
 from kernlb.kernel import Kernel
+from kernlb.machine import wish
 from kernlb.ownership import Ownership
 from kernlb.source import Source
 
@@ -27,7 +28,7 @@ class Options:
 
 def same_engines(one: Config, other: Config) -> bool:
     """Whether both are carried out by the same engines of a kernel."""
-    made_from = [(each.engine, each.addresses.manage, each.addresses.interface) for each in (one, other)]
+    made_from = [(each.engine, each.addresses.manage, each.addresses.interface, wish(each)) for each in (one, other)]
     return made_from[0] == made_from[1]
 
 
