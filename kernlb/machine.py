@@ -12,15 +12,18 @@ from kernlb.engines.admission import admit
 from kernlb.engines.carried import Wish, from_text
 from kernlb.engines.check_timeouts import ConntrackOfChecks, Tracking, kept
 from kernlb.engines.ipvs import Ipvs
+from kernlb.engines.nexthops import ports
 from kernlb.engines.nftables import Nftables, ruleset
 from kernlb.engines.sysctls import Sysctls
 from kernlb.errors import Unsupported
 from kernlb.kernel import Kernel
 from kernlb.listeners import listeners
-from kernlb.model import Endpoint, EngineName, Family, MarkKey, VipKey
+from kernlb.model import Endpoint, EngineName, Family, Forwarding, MarkKey, VipKey
 from kernlb.ownership import Ownership
 from kernlb.places import namespace_inode
 from kernlb.pool import Override, Rating, ServerName, pool
+from kernlb.ports import PortRange
+from kernlb.ratings import all_servers
 from kernlb.reconciler import Wanted
 from kernlb.vip_checks import ways
 
@@ -56,7 +59,13 @@ def open_kernel(config: Config, owned: Ownership, *, lasting: bool = False, forc
 def wish(config: Config) -> Wish:
     """What the eBPF engine is told beside the Table."""
     idle = config.engine.idle_timeout
-    told = Wish(interfaces=config.engine.interfaces, sources=config.addresses.source, idle=idle, tcp=idle)
+    told = Wish(
+        interfaces=config.engine.interfaces,
+        sources=config.addresses.source,
+        ports=config.addresses.source_ports,
+        idle=idle,
+        tcp=idle,
+    )
     if config.timers is None:
         return told
     return replace(told, tcp=config.timers.tcp, tcp_fin=config.timers.tcp_fin, udp=config.timers.udp)
@@ -121,6 +130,7 @@ def meaning(config: Config, *, probed: bool = True) -> Meaning:
     for service in config.services:
         if engines[service.name] is EngineName.XDP:
             admit(service)
+            _admit_ports(service, config.addresses.source_ports)
     return Meaning(
         config,
         engines=engines,
@@ -128,6 +138,17 @@ def meaning(config: Config, *, probed: bool = True) -> Meaning:
         tracked=Tracking(certainly=EngineName.IPVS in engines.values()) if probed else kept,
         probed=probed,
     )
+
+
+def _admit_ports(service: Service, within: PortRange | None) -> None:
+    """Raises Unsupported where this machine's own connections may take all ports that are named for full NAT."""
+    translated = any(server.forwarding is Forwarding.FULLNAT for server in all_servers(service))
+    if within is not None and translated and not ports(within):
+        raise Unsupported(
+            f"net.ipv4.ip_local_port_range leaves no port of {within} for full NAT on xdp",
+            where="addresses.source_ports",
+            hint="kernlb doctor says what mends it; or name others",
+        )
 
 
 def listening(key: MarkKey) -> str | None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 
+from kernlb.ports import PortRange
+
 IPAddress = IPv4Address | IPv6Address
 
 
@@ -334,9 +336,10 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class SourceNat:
-    """Where the connections come from as the real server sees it; empty: the address of the route out."""
+    """Where the connections come from as the real server sees it. Empty: the address of the route out; None: any."""
 
     sources: tuple[IPAddress, ...] = ()
+    ports: PortRange | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,20 +347,10 @@ class Vip:
     prefix: int
 
 
-Value = (
-    Sysctl
-    | Timers
-    | SyncDaemon
-    | VirtualService
-    | RealServer
-    | Ruleset
-    | CheckTimeouts
-    | Mark
-    | Exempt
-    | Limit
-    | SourceNat
-    | Vip
-)
+Filtering = Ruleset | Mark | Exempt | Limit | SourceNat
+"""What nftables holds."""
+
+Value = Sysctl | Timers | CheckTimeouts | SyncDaemon | VirtualService | RealServer | Vip | Filtering
 
 Table = Mapping[Key, Value]
 

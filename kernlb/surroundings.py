@@ -67,7 +67,8 @@ def mark(table: dict[Key, Value], config: Config, service: Service, default: int
         for server in fullnat:
             if reachable(server, key):
                 sources = tuple(a for a in config.addresses.source if a.version == server.address.version)
-                table[SourceKey(number, server.address, service.protocol, server.port)] = SourceNat(sources)
+                source = SourceNat(sources, config.addresses.source_ports)
+                table[SourceKey(number, server.address, service.protocol, server.port)] = source
     if service.max_connections is not None:
         for number in marks:
             table[LimitKey(number)] = Limit(service.max_connections)

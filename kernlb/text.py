@@ -119,8 +119,8 @@ def _details(value: Value) -> Iterator[str]:
                 yield _text(value.tunnel)
         case Mark(mark=mark):
             yield f"{mark:#x}"
-        case SourceNat(sources=()):
-            yield "from the route's own address"
+        case SourceNat(sources=(), ports=ports):
+            yield "from the route's own address" + (f", ports {ports}" if ports else "")
         case _:
             for field in fields(value):
                 content = getattr(value, field.name)
@@ -129,6 +129,9 @@ def _details(value: Value) -> Iterator[str]:
 
 
 def _changes(before: Value, after: Value) -> Iterator[str]:
+    if isinstance(before, SourceNat) and isinstance(after, SourceNat):
+        yield " -> ".join(" ".join(_details(each)) for each in (before, after))
+        return
     for field in fields(after):
         old, new = getattr(before, field.name, None), getattr(after, field.name)
         if old != new:

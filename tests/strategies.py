@@ -57,6 +57,7 @@ from kernlb.model import (
     TunnelChecksum,
     TunnelKind,
 )
+from kernlb.ports import PortRange
 
 ports = st.integers(1, 65535)
 intervals = st.one_of(st.sampled_from([0.5, 1.0, 2.0, 60.0, 90.0, 3600.0]), st.floats(0.01, 86400))
@@ -300,6 +301,9 @@ def _sync(role: SyncRole) -> st.SearchStrategy[tuple[tuple[SyncKey, SyncDaemon],
     return st.just(()) | daemons.map(lambda daemon: ((SyncKey(role), daemon),))
 
 
+port_ranges = st.builds(lambda ends: PortRange(*sorted(ends)), st.tuples(*[st.integers(1024, 65535)] * 2))
+
+
 @st.composite
 def configs(draw: st.DrawFn) -> Config:
     """Whole configurations: load(write(config)) must give them back."""
@@ -325,6 +329,7 @@ def configs(draw: st.DrawFn) -> Config:
             interface=draw(st.sampled_from(["lo", "eth0"])),
             announce=draw(st.sampled_from(Announce)) if manage else Announce.ALWAYS,
             source=draw(st.lists(unicast, max_size=2).map(tuple)),
+            source_ports=draw(st.none() | port_ranges),
         ),
         max_connections=None if one_way else draw(st.none() | st.integers(1, 2**32 - 1)),
         timers=draw(st.none() | st.builds(Timers, st.integers(1, 9999), st.integers(1, 9999), st.integers(1, 2678400))),

@@ -39,6 +39,7 @@ from kernlb.model import (
     VipKey,
     VirtualService,
 )
+from kernlb.ports import PortRange
 
 addresses4 = st.sampled_from([IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2"), IPv4Address("203.0.113.9")])
 addresses6 = st.sampled_from([IPv6Address("2001:db8::1"), IPv6Address("2001:db8::2")])
@@ -65,6 +66,7 @@ real_servers = st.builds(
     st.integers(0, 3),
     st.sampled_from([0, 100]),
 )
+source_nats = st.sampled_from([SourceNat(), SourceNat(ports=PortRange(1024, 2047))])
 loose: st.SearchStrategy[tuple[Key, Value]] = st.one_of(
     st.tuples(
         st.builds(SysctlKey, st.sampled_from(["net.ipv4.ip_forward", "net.ipv4.vs.conntrack"])),
@@ -76,7 +78,7 @@ loose: st.SearchStrategy[tuple[Key, Value]] = st.one_of(
     st.tuples(st.builds(MarkKey, addresses | st.sampled_from(Family), protocols, ports, ports), st.builds(Mark, marks)),
     st.tuples(st.builds(ExemptKey, addresses, protocols, ports), st.just(Exempt())),
     st.tuples(st.builds(LimitKey, st.none() | marks), st.builds(Limit, st.integers(1, 9))),
-    st.tuples(st.builds(SourceKey, marks, addresses, protocols, ports), st.just(SourceNat())),
+    st.tuples(st.builds(SourceKey, marks, addresses, protocols, ports), source_nats),
     st.tuples(st.builds(VipKey, st.just("lo"), addresses), st.just(Vip(32))),
 )
 

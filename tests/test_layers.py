@@ -20,6 +20,7 @@ LAYERS = (
         "model",
         "counters",
         "plan",
+        "ports",
         "health",
         "pool",
         "hashing",

@@ -1,10 +1,13 @@
 """Laws of the plan."""
 
+from ipaddress import ip_address
+
 from hypothesis import given
 
 from kernlb.engines.memory import Memory
-from kernlb.model import ServerKey, Table
-from kernlb.plan import Verb, diff, leaving, play, quiesce
+from kernlb.model import Protocol, ServerKey, SourceKey, SourceNat, Table
+from kernlb.plan import Operation, Verb, diff, leaving, play, quiesce
+from kernlb.ports import PortRange
 from kernlb.text import operation
 from tests.tables import tables
 
@@ -60,6 +63,22 @@ def test_every_operation_has_a_line_of_its_own(desired: Table, observed: Table) 
     lines = [operation(o, {}) for o in diff(desired, observed)]
     assert len(lines) == len(set(lines))
     assert all(line[0] in "+~-" and "\n" not in line for line in lines)
+
+
+def test_the_line_of_source_nat_says_its_addresses_and_ports_as_they_were_and_will_be() -> None:
+    key = SourceKey(7, ip_address("10.0.0.1"), Protocol.TCP, 80)
+    ports = PortRange(1024, 2047)
+    values = [SourceNat(), SourceNat(ports=ports), SourceNat((ip_address("10.0.0.9"),), ports)]
+    said = [
+        "from the route's own address",
+        "from the route's own address, ports 1024-2047",
+        "sources 10.0.0.9 ports 1024-2047",
+    ]
+    for value, text in zip(values, said, strict=True):
+        assert operation(Operation(Verb.ADD, key, None, value), {}).endswith(f" {text}")
+    for number in (0, 1):
+        line = operation(Operation(Verb.CHANGE, key, values[number], values[number + 1]), {})
+        assert line.endswith(f" {said[number]} -> {said[number + 1]}")
 
 
 @given(tables(), tables())

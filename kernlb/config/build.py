@@ -67,6 +67,7 @@ def build(document: Document) -> tuple[Config, list[Finding]]:
             interface=addresses.interface,
             announce=addresses.announce,
             source=tuple(addresses.source),
+            source_ports=addresses.source_ports,
         ),
         max_connections=document.max_connections,
         timers=Timers(timers.tcp, timers.tcp_fin, timers.udp) if timers else None,

@@ -21,6 +21,7 @@ from kernlb.config.notation import (
     read_listen,
     read_multicast,
     read_socket,
+    read_source_ports,
     read_statuses,
     read_unicast,
     shown,
@@ -28,6 +29,7 @@ from kernlb.config.notation import (
 )
 from kernlb.config.values import Bind
 from kernlb.model import IPAddress
+from kernlb.ports import PortRange
 
 DAY = 86400.0
 MONTH = 31 * DAY
@@ -153,6 +155,11 @@ _BIND: dict[str, Any] = {
     r"|(\*|\d{1,3}(\.\d{1,3}){3}|\[[0-9A-Fa-f:.]+\]):(\d{1,5}(-\d{1,5})?|\*))$",
     "examples": ["203.0.113.10:80", "[2001:db8::10]:80", "*:80", "10.0.0.1:8000-8010", "fwmark:7"],
 }
+_SOURCE_PORTS: dict[str, Any] = {
+    "type": "string",
+    "pattern": r"^\d{4,5}(-\d{4,5})?$",
+    "examples": ["1024-16383", "16384-32767"],
+}
 _STATUS: dict[str, Any] = {
     "anyOf": [{"type": "integer", "minimum": 100, "maximum": 599}, {"type": "string", "pattern": r"^[-0-9, ]+$"}]
 }
@@ -178,6 +185,7 @@ Unicast = Annotated[IPAddress, *plain(read_unicast, _ADDRESS)]
 Multicast = Annotated[IPAddress, *plain(read_multicast, _ADDRESS)]
 Socket = Annotated[tuple[IPAddress, int | None], *plain(read_socket, _SOCKET)]
 Listen = Annotated[tuple[IPAddress, int], *plain(read_listen, _LISTEN)]
+SourcePorts = Annotated[PortRange, *plain(read_source_ports, _SOURCE_PORTS)]
 BindText = Annotated[Bind | BareMark, *plain(read_bind, _BIND)]
 Statuses = Annotated[tuple[StatusRange, ...], *plain(read_statuses, _STATUSES)]
 Fraction = Annotated[float, *plain(read_fraction, _FRACTION)]

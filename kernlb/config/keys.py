@@ -25,6 +25,7 @@ from kernlb.config.fields import (
     Name,
     Port,
     Socket,
+    SourcePorts,
     Unicast,
     choice,
     seconds,
@@ -248,6 +249,10 @@ class AddressKeys(Keys):
         default_factory=list,
         description="Where fullnat connections come from. Default: the address of the route out.",
         examples=[["10.0.0.254"]],
+    )
+    source_ports: SourcePorts | None = Field(
+        default=None,
+        description="The ports that they take: this gateway's share, where another has the same address. Default: any.",
     )
 
 

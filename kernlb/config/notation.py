@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from kernlb.checks.spec import StatusRange
 from kernlb.config.values import AddressBind, Bind, MarkBind
 from kernlb.model import Family, IPAddress
+from kernlb.ports import LOWEST, PortRange
 
 UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 DURATION = r"(\d+(\.\d+)?(us|ms|s|m|h|d))+"
@@ -132,6 +133,13 @@ def write_socket(address: IPAddress, port: int) -> str:
     return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
 
 
+def read_source_ports(value: object) -> PortRange:
+    """The ports that connections of a gateway come from: none of those that only root may have."""
+    if not isinstance(value, str):
+        raise Wrong(f"{shown(value)} is not a range of ports", hint='write "1024-16383"')
+    return PortRange(*_ports(value, value, lowest=LOWEST))
+
+
 def read_bind(value: object) -> Bind | BareMark:
     if not isinstance(value, str):
         raise Wrong(f"{shown(value)} is not a bind", hint='write "203.0.113.10:80", "*:80" or "fwmark:7"')
@@ -140,7 +148,7 @@ def read_bind(value: object) -> Bind | BareMark:
     host, port = _split(value)
     if port is None:
         raise Wrong(f"{shown(value)} names no port", hint=f'write "{_bracketed(host)}:80"; ":0" is any port')
-    first, last = _ports(value, port)
+    first, last = (0, 0) if port in _ANY_PORT else _ports(value, port, lowest=1)
     if host == "*":
         return AddressBind(Family.IPV4, first, last)
     address = read_address(host)
@@ -215,12 +223,10 @@ def _split(value: str) -> tuple[str, str | None]:
     return host, port if colon else None
 
 
-def _ports(value: str, text: str) -> tuple[int, int]:
-    if text in _ANY_PORT:
-        return 0, 0
+def _ports(value: str, text: str, *, lowest: int) -> tuple[int, int]:
     first, dash, last = text.partition("-")
-    start = _port(value, first, lowest=1)
-    end = _port(value, last, lowest=1) if dash else start
+    start = _port(value, first, lowest=lowest)
+    end = _port(value, last, lowest=lowest) if dash else start
     if start > end:
         raise Wrong(f"{shown(value)}: the range of ports runs backwards", hint=f"write {end}-{start}")
     return start, end

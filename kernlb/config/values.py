@@ -18,6 +18,7 @@ from kernlb.model import (
     Timers,
     Tunnel,
 )
+from kernlb.ports import PortRange
 
 MARK_BASE = 0x4B4C0000
 
@@ -146,12 +147,14 @@ class Engine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Addresses:
-    """`source` is where fullnat connections come from; empty: the address of the route out."""
+    """`source` is where fullnat connections come from; empty: the address of the route out. `source_ports` are all that
+    this gateway takes for them; None: any."""
 
     manage: bool = False
     interface: str = "lo"
     announce: Announce = Announce.ALWAYS
     source: tuple[IPAddress, ...] = ()
+    source_ports: PortRange | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -168,6 +168,8 @@ def _addresses(addresses: Addresses) -> Table:
         table["announce"] = str(addresses.announce)
     if addresses.source:
         table["source"] = [str(address) for address in addresses.source]
+    if addresses.source_ports is not None:
+        table["source_ports"] = str(addresses.source_ports)
     return table
 
 

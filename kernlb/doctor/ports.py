@@ -7,15 +7,17 @@ from kernlb.doctor.finding import Finding, Verdict
 from kernlb.doctor.patient import Patient
 from kernlb.engines import nexthops
 from kernlb.model import EngineName, Forwarding
+from kernlb.ports import PortRange
 from kernlb.ratings import all_servers
 
 _RANGE, _RESERVED = "net.ipv4.ip_local_port_range", "net.ipv4.ip_local_reserved_ports"
 _ENOUGH = 4096
 """An address and server. A port rests for a minute where the server closed first."""
+_USUAL = PortRange(1024, 32767)
 
 
 def ports(config: Config, engines: Mapping[str, EngineName], patient: Patient) -> Iterator[Finding]:
-    """Those that the eBPF program has for full NAT: what this machine's own connections leave."""
+    """Those that the eBPF program has for full NAT: of this gateway's, what this machine's own connections leave."""
     if not any(
         server.forwarding is Forwarding.FULLNAT
         for service in config.services
@@ -23,12 +25,19 @@ def ports(config: Config, engines: Mapping[str, EngineName], patient: Patient) -
         for server in all_servers(service)
     ):
         return
-    own, reserved = len(nexthops.ports()), patient.sysctl(_RESERVED)
-    if own >= _ENOUGH:
+    wanted = config.addresses.source_ports
+    own, reserved = len(nexthops.ports(wanted)), patient.sysctl(_RESERVED)
+    taken = wanted is not None and own < len(wanted)
+    if own >= _ENOUGH and not taken:
         yield Finding("ports", "full NAT", Verdict.OK, f"{own:,} source ports an address and server")
         return
     left = f"{own:,} source ports an address and server" if own else "no source port"
-    cause = f"net.ipv4.ip_local_port_range is {patient.sysctl(_RANGE)}, which leaves full NAT on xdp {left}"
+    if wanted is not None and not taken:
+        cause = f"addresses.source_ports leaves full NAT on xdp {left}"
+        yield Finding("ports", "full NAT", Verdict.WARNING, cause, "a longer range, or more addresses under source")
+        return
+    of = f" of the {len(wanted):,} under addresses.source_ports" if wanted else ""
+    cause = f"net.ipv4.ip_local_port_range is {patient.sysctl(_RANGE)}, which leaves full NAT on xdp {left}{of}"
     # Beside what is reserved already: the kernel's own connections keep the rest.
-    fix = f"sysctl -w {_RESERVED}={','.join(filter(None, (reserved, '1024-32767')))}"
+    fix = f"sysctl -w {_RESERVED}={','.join(filter(None, (reserved, str(wanted or _USUAL))))}"
     yield Finding("ports", "full NAT", Verdict.WARNING if own else Verdict.PROBLEM, cause, fix)

@@ -27,6 +27,7 @@ from kernlb.model import (
     TunnelKind,
     VirtualService,
 )
+from kernlb.ports import PortRange
 
 SCHEMA = 3
 NOBODY = 0
@@ -35,10 +36,12 @@ NOBODY = 0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """`interfaces`: where to attach; empty: everywhere. `sources`: of full NAT; empty: the route's own. Seconds."""
+    """`interfaces`: where to attach; empty: everywhere. `sources` and `ports`: of full NAT; empty: the route's own, and
+    any. Seconds."""
 
     interfaces: tuple[str, ...] = ()
     sources: tuple[IPAddress, ...] = ()
+    ports: PortRange | None = None
     idle: float = 900.0
     tcp: float = 900.0
     tcp_fin: float = 120.0
@@ -203,6 +206,7 @@ def to_text(book: Book) -> bytes:
         "schema": SCHEMA,
         **{name: getattr(book, name) for name in _PLAIN},
         "wish": [list(wish.interfaces), list(map(str, wish.sources)), wish.idle, wish.tcp, wish.tcp_fin, wish.udp],
+        "ports": [wish.ports.first, wish.ports.last] if wish.ports else None,
         "sources": [[list(map(str, group)), first] for group, first in book.sources.items()],
         "retired": list(book.retired.items()),
         "refused": list(book.refused.items()),
@@ -218,10 +222,17 @@ def from_text(text: bytes) -> Book:
     if document["schema"] != SCHEMA:
         raise ValueError(f"schema {document['schema']}")
     interfaces, sources, idle, tcp, tcp_fin, udp = document["wish"]
+    ports = document.get("ports")
     return Book(
         **{name: document[name] for name in _PLAIN},
         wish=Wish(
-            interfaces=tuple(interfaces), sources=_addresses(sources), idle=idle, tcp=tcp, tcp_fin=tcp_fin, udp=udp
+            interfaces=tuple(interfaces),
+            sources=_addresses(sources),
+            ports=PortRange(*ports) if ports else None,
+            idle=idle,
+            tcp=tcp,
+            tcp_fin=tcp_fin,
+            udp=udp,
         ),
         services=dict(map(_service_from, document["services"])),
         sources={_addresses(group): first for group, first in document["sources"]},

@@ -9,6 +9,7 @@ from pathlib import Path
 from kernlb.engines import abi
 from kernlb.engines.abi import HopMethod
 from kernlb.engines.rtnetlink import Link, Neighbour, Notifications, Route, Rtnetlink
+from kernlb.ports import PortRange, left
 
 IPAddress = IPv4Address | IPv6Address
 
@@ -19,7 +20,6 @@ _PATIENCE = 0.5
 _PAUSE = 0.01
 _PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _RESERVED = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
-_LOWEST, _HIGHEST = 1024, 65535
 _LONGEST = 65535
 
 
@@ -150,19 +150,9 @@ class Outlook:
         self._notifications = self._seen = None
 
 
-def ports() -> range:
-    """Those that this machine's own connections, of either family, never take: the longest row of what lies outside
-    their range or is reserved."""
-    low, high = map(int, _PORTS.read_text().split())
-    reserved = [part.split("-") for part in _RESERVED.read_text().strip().split(",") if part]
-    free = [(_LOWEST, low - 1), (high + 1, _HIGHEST), *((int(part[0]), int(part[-1])) for part in reserved)]
-    rows: list[range] = []
-    for first, last in sorted((max(first, _LOWEST), min(last, _HIGHEST)) for first, last in free):
-        if rows and first <= rows[-1].stop:
-            rows[-1] = range(rows[-1].start, max(rows[-1].stop, last + 1))
-        else:
-            rows.append(range(first, last + 1))
-    return max(rows, key=len)
+def ports(within: PortRange | None = None) -> range:
+    """Those that this machine's own connections, of either family, never take."""
+    return left(_PORTS.read_text(), _RESERVED.read_text(), within=within)
 
 
 def source(address: IPAddress, ports: range) -> abi.Source:

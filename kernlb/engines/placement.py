@@ -60,7 +60,7 @@ def place(book: Book, seen: Surroundings, *, tick: float, native: bool) -> Conte
         placed = contents.servers[member.id] = _server(book, server, member.value, seen, native=native, counted=counted)
         if placed.connections or placed.flags & ServerFlag.COUNTED:
             contents.limits.add(abi.LimitKind.SERVER | member.id)
-    own = ports() if book.sources else range(0)
+    own = ports(book.wish.ports) if book.sources else range(0)
     for group, first in book.sources.items():
         for number, address in enumerate(group):
             contents.sources[first + number] = source(address, own)

@@ -97,7 +97,8 @@ class Xdp:
         book = self._books.current()
         touched = dict.fromkeys(key for each in operations if isinstance(key := service_of(each.key), Endpoint))
         before: Table = whole(book.parts(), touched) if book else {}
-        after, done, refused = played(operations, before)
+        wish = self._wish or (book.wish if book else Wish())
+        after, done, refused = played(operations, before, within=wish.ports)
         if done:
             parts = cut(after)
             self._carry(book or self._new_book(), {key: parts.get(key, {}) for key in touched})

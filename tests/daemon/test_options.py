@@ -15,6 +15,7 @@ SERVICE = '[service.web]\nbind = ["192.0.2.1:80"]\nforwarding = "fullnat"\n[serv
         '[engine]\nidle_timeout = "1h"\n',
         "[addresses]\nmanage = true\n",
         '[addresses]\nsource = ["192.0.2.9"]\n',
+        '[addresses]\nsource_ports = "1024-2047"\n',
         '[timers]\ntcp = "5m"\n',
     ],
 )

@@ -74,6 +74,33 @@ def test_full_nat_has_the_ports_that_local_connections_never_take(range_: str, r
             assert next(ports(config, {"web": EngineName.XDP}, patient)).verdict is Verdict.OK
 
 
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("named", "verdict", "told"),
+    [
+        ("1024-16383", Verdict.OK, "15,360 source ports"),
+        ("30000-39999", Verdict.WARNING, "2,768 source ports an address and server of the 10,000 under"),
+        ("20000-39999", Verdict.WARNING, "12,768 source ports an address and server of the 20,000 under"),
+        ("40000-49999", Verdict.PROBLEM, "no source port of the 10,000 under"),
+        ("1024-2047", Verdict.WARNING, "addresses.source_ports leaves full NAT on xdp 1,024 source ports"),
+    ],
+)
+def test_of_the_ports_that_are_named_those_of_local_connections_are_told(
+    named: str, verdict: Verdict, told: str
+) -> None:
+    text = LIMITED.replace("max_connections = 500", 'forwarding = "fullnat"')
+    config = load(f'[addresses]\nsource_ports = "{named}"\n{text}', "test")
+    with namespaces("doctor") as (place,), inside(place), Patient() as patient:
+        run("sysctl", "-qw", "net.ipv4.ip_local_port_range=32768 60999")
+        assert not list(ports(config, {"web": EngineName.IPVS}, patient))
+        (found,) = ports(config, {"web": EngineName.XDP}, patient)
+        assert (found.verdict, told in found.cause) == (verdict, True), found
+        if found.fix.startswith("sysctl"):
+            run(*found.fix.split())
+            assert next(ports(config, {"web": EngineName.XDP}, patient)).verdict is Verdict.OK
+            assert len(nexthops.ports(config.addresses.source_ports)) == len(numbers(named))
+
+
 def numbers(text: str) -> set[int]:
     parts = [part.split("-") for part in text.split(",") if part]
     return {port for part in parts for port in range(int(part[0]), int(part[-1]) + 1)}

@@ -1,5 +1,6 @@
 """The book of what the eBPF engine carries: follows a Table part by part, and reads back as it was written down."""
 
+from dataclasses import replace
 from ipaddress import ip_address
 
 from kernlb.engines.carried import Book, Wish, from_text, to_text
@@ -14,6 +15,7 @@ from kernlb.model import (
     Table,
     VirtualService,
 )
+from kernlb.ports import PortRange
 
 WEB, MAIL = (Endpoint(EngineName.XDP, Protocol.TCP, ip_address("192.0.2.1"), port) for port in (80, 25))
 HASHED = VirtualService(Scheduler.MAGLEV)
@@ -29,7 +31,7 @@ def book() -> Book:
         tick_shift=8,
         memory_buckets=1,
         flow_buckets=1,
-        wish=Wish(sources=(ip_address("192.0.2.9"),)),
+        wish=Wish(sources=(ip_address("192.0.2.9"),), ports=PortRange(1024, 2047)),
         slots=251,
     )
 
@@ -133,3 +135,12 @@ def test_what_is_written_down_is_what_is_carried() -> None:
         assert before(again) == before(carried)
         assert again.services[WEB].changed == 5.0
         assert to_text(again) == to_text(carried)
+        assert again.wish == carried.wish
+
+
+def test_who_wrote_it_down_before_there_were_ranges_of_ports_had_none() -> None:
+    carried = book()
+    carried.wish = replace(carried.wish, ports=None)
+    text = to_text(carried).replace(b',"ports":null', b"")
+    assert b"ports" not in text
+    assert from_text(text).wish == carried.wish

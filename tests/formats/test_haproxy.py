@@ -28,6 +28,7 @@ from kernlb.formats import haproxy
 from kernlb.formats.haproxy.lexer import words
 from kernlb.formats.report import Refused, Verdict
 from kernlb.model import Family, Forwarding, IPAddress, Persistence, Scheduler, SchedulerFlag, Timers
+from kernlb.ports import PortRange
 from tests.formats.haproxy_corpus import ACCEPTED, REFUSED
 
 ARTICLE = Path(__file__).parents[1] / "data" / "haproxy.cfg"
@@ -345,6 +346,11 @@ def test_of_several_checks_the_first_that_haproxy_has_is_written_and_the_others_
     assert without == checked_by(SEVERAL[1:2]).splitlines()
     said, why = accepted(text, tmp_path)
     assert said, why
+
+
+def test_source_ports_are_named_as_what_haproxy_has_only_server_by_server() -> None:
+    text = haproxy.write(Config(addresses=Addresses(source_ports=PortRange(1024, 16383))))
+    assert "# not said: source ports 1024-16383\n" in text
 
 
 # --- no input is a traceback

@@ -7,7 +7,7 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -149,6 +149,20 @@ class Client:
         if self.socket.type == socket.SOCK_STREAM:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
+
+
+def heard(clients: Sequence[Client]) -> bool:
+    """Whether the server gets what each of them says. Raises what has broken a connection."""
+    for client in clients:
+        client.socket.sendall(b"more")
+    return until(lambda: not any(_unacknowledged(client.socket) for client in clients))
+
+
+def _unacknowledged(connection: socket.socket) -> int:
+    """Segments: tcpi_unacked of struct tcp_info (linux/tcp.h)."""
+    if error := connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        raise OSError(error, os.strerror(error))
+    return int.from_bytes(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)[24:28], "little")
 
 
 def refused(namespace: str, address: str, port: int, **how: int) -> bool:

@@ -39,8 +39,9 @@ from kernlb.model import (
     VirtualService,
 )
 from kernlb.plan import diff
+from kernlb.ports import PortRange
 from tests.system.gateway import Gateway, gateway
-from tests.system.network import Client, inside, ip, refused, server, until
+from tests.system.network import Client, heard, inside, ip, refused, server, until
 
 pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.nftables, pytest.mark.ipvs]
 
@@ -74,10 +75,10 @@ def balanced(service: ServiceKey, port: int = 80) -> dict[Key, Value]:
     }
 
 
-def fullnat(mark: int, *sources: str) -> dict[Key, Value]:
+def fullnat(mark: int, *sources: str, ports: PortRange | None = None) -> dict[Key, Value]:
     given = [ip_address(source) for source in sources]
     return {
-        SourceKey(mark, server, TCP, 80): SourceNat(tuple(a for a in given if a.version == server.version))
+        SourceKey(mark, server, TCP, 80): SourceNat(tuple(a for a in given if a.version == server.version), ports)
         for server in SERVERS.values()
     }
 
@@ -105,6 +106,24 @@ def test_fullnat_of_a_wildcard_and_of_a_plain_service_reaches_a_server_without_a
         assert Client(net.client, "fd09:1::1", 8080).seen == "fd09:2::1"
         assert Client(net.client, "10.9.1.5", 8080).seen == "10.9.2.7"
         assert Client(net.client, "10.9.1.5", 8081).seen == "10.9.2.1"
+
+
+@pytest.mark.parametrize("given", [(), ("10.9.2.7", "fd09:2::7"), ("10.9.2.7", "10.9.2.8", "fd09:2::7", "fd09:2::8")])
+def test_full_nat_takes_ports_of_the_range_alone_and_another_range_breaks_no_connection(
+    net: Gateway, given: tuple[str, ...]
+) -> None:
+    ip(net.gateway, "".join(f"addr add 10.9.2.{n}/24 dev far\naddr add fd09:2::{n}/64 dev far nodad\n" for n in (7, 8)))
+    held: list[Client] = []
+    with server(net.server, "10.9.2.2", 80), server(net.server, "fd09:2::2", 80):
+        for ports in (PortRange(1024, 1055), PortRange(20000, 20031)):
+            bring(net.gateway, wildcard(ONE) | fullnat(ONE, *given, ports=ports))
+            came = [Client(net.client, address, 8080) for address in ("10.9.1.1", "fd09:1::1") * 8]
+            assert all(ports.first <= int(client.port) <= ports.last for client in came)
+            assert len({(client.seen, client.port) for client in came}) == len(came)
+            held += came
+            assert heard(held)
+    for client in held:
+        client.close()
 
 
 def test_an_exempt_service_is_served_by_its_address_and_not_by_the_wildcards_mark(net: Gateway) -> None:

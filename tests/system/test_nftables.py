@@ -30,6 +30,7 @@ from kernlb.model import (
     Value,
 )
 from kernlb.plan import Operation, Verb, diff
+from kernlb.ports import PortRange
 from tests.system.gateway import Gateway, gateway
 from tests.system.network import Client, inside, ip, namespaces, nft, refused, run, server, until
 
@@ -44,6 +45,12 @@ EVERYTHING: Table = {
     SourceKey(ONE, ip_address("10.9.2.2"), TCP, 80): SourceNat(),
     SourceKey(ONE, ip_address("10.9.2.2"), TCP, 0): SourceNat((ip_address("10.9.2.1"),)),
     SourceKey(7, ip_address("fd09:2::2"), UDP, 53): SourceNat((ip_address("fd09:2::1"), ip_address("fd09:2::5"))),
+    SourceKey(TWO, ip_address("10.9.2.2"), TCP, 80): SourceNat(ports=PortRange(1024, 16383)),
+    SourceKey(TWO, ip_address("10.9.2.2"), UDP, 0): SourceNat((ip_address("10.9.2.1"),), PortRange(2000, 2000)),
+    SourceKey(8, ip_address("fd09:2::2"), UDP, 53): SourceNat((ip_address("fd09:2::1"),), PortRange(1024, 2047)),
+    SourceKey(9, ip_address("fd09:2::2"), TCP, 53): SourceNat(
+        (ip_address("fd09:2::1"), ip_address("fd09:2::5")), PortRange(1024, 2047)
+    ),
     LimitKey(None): Limit(4096),
     LimitKey(ONE): Limit(100),
     LimitKey(7): Limit(1),

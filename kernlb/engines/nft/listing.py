@@ -24,6 +24,7 @@ from kernlb.model import (
     SourceNat,
     Value,
 )
+from kernlb.ports import PortRange
 
 PROTOCOLS = {Protocol.TCP: 6, Protocol.UDP: 17, Protocol.SCTP: 132}
 _NUMBERS = {number: protocol for protocol, number in PROTOCOLS.items()}
@@ -37,11 +38,11 @@ LIMIT_SETS = ("limits", "limits_lowered")
 @dataclass(slots=True)
 class Listing:
     """`limits` has the numbers in force by the name of their set and the mark they are kept under; `chains` the
-    source addresses of each dynamic chain. `foreign_marks` counts packets, `refused` connections by mark."""
+    source NAT of each dynamic chain. `foreign_marks` counts packets, `refused` connections by mark."""
 
     table: dict[Key, Value] = field(default_factory=dict)
     limits: dict[str, dict[int, int]] = field(default_factory=lambda: {name: {} for name in LIMIT_SETS})
-    chains: dict[str, tuple[IPAddress, ...]] = field(default_factory=dict)
+    chains: dict[str, SourceNat] = field(default_factory=dict)
     present: frozenset[str] = frozenset()
     foreign_marks: int = 0
     refused: dict[int, int] = field(default_factory=dict)
@@ -57,7 +58,7 @@ def parse(document: Mapping[str, Any], *, wanted: Static, mark_base: int) -> Lis
             case "rule":
                 tags[body["chain"]].append(body.get("comment", ""))
                 if body["chain"].startswith("from_"):
-                    listing.chains[body["chain"]] = tuple(_sources(body["expr"]))
+                    listing.chains[body["chain"]] = _source(body["expr"])
             case "chain":
                 tags.setdefault(body["name"], [])
             case "set" | "map" | "counter":
@@ -122,8 +123,8 @@ def _endpoint(
             listing.table[ExemptKey(ip_address(parts[0]), protocol, ports[0])] = Exempt()
         case "source":
             chain = data["goto"]["target"]
-            sources = () if chain == MASQUERADE else listing.chains[chain]
-            listing.table[SourceKey(parts[0], ip_address(parts[1]), protocol, ports[0])] = SourceNat(sources)
+            source = SourceNat() if chain == MASQUERADE else listing.chains[chain]
+            listing.table[SourceKey(parts[0], ip_address(parts[1]), protocol, ports[0])] = source
 
 
 def _ports(value: Any) -> tuple[int, int] | None:
@@ -140,10 +141,16 @@ def _protocol(value: Any) -> Protocol | None:
     return Protocol(value) if value in tuple(Protocol) else _NUMBERS.get(value)
 
 
-def _sources(expressions: Sequence[Mapping[str, Any]]) -> Iterator[IPAddress]:
+def _source(expressions: Sequence[Mapping[str, Any]]) -> SourceNat:
+    sources: tuple[IPAddress, ...] = ()
+    ports: tuple[int, int] | None = None
     for expression in expressions:
         match expression:
             case {"snat": {"addr": {"map": {"data": {"set": pairs}}}}}:
-                yield from (ip_address(address) for _, address in pairs)
+                sources = tuple(ip_address(address) for _, address in pairs)
             case {"snat": {"addr": str(address)}}:
-                yield ip_address(address)
+                sources = (ip_address(address),)
+        match expression:
+            case {"snat": {"port": taken}} | {"masquerade": {"port": taken}}:
+                ports = _ports(taken)
+    return SourceNat(sources, PortRange(*ports) if ports else None)

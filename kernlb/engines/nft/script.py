@@ -9,7 +9,6 @@ from kernlb.engines.nft.static import BASE_CHAINS, TABLE, Static
 from kernlb.model import (
     ExemptKey,
     Family,
-    IPAddress,
     Key,
     Limit,
     LimitKey,
@@ -69,7 +68,7 @@ def _lines(operation: Operation, listing: Listing, static: Static, mark_base: in
             yield from _mark(listing, key, after)
         case ExemptKey() | SourceKey():
             if isinstance(after, SourceNat):
-                yield from _chain(listing, after.sources)
+                yield from _chain(listing, after)
             if before is not None:
                 yield f"delete element inet {TABLE} {_element(key)}"
             if after is not None:
@@ -168,8 +167,8 @@ def _element(key: MarkKey | ExemptKey | SourceKey, value: Value | None = None) -
     match value:
         case Mark(mark=mark):
             data = f" : {mark:#x}"
-        case SourceNat(sources=sources):
-            data = f" : goto {_chain_name(sources)}"
+        case SourceNat():
+            data = f" : goto {_chain_name(value)}"
         case _:
             data = ""
     return f"{name}_{family} {{ {' . '.join(parts)}{data} }}"
@@ -182,28 +181,39 @@ def _port_range(first: int, last: int) -> str:
     return str(first) if first == last else f"{first}-{last}"
 
 
-def _chain_name(sources: Sequence[IPAddress]) -> str:
-    if not sources:
+def _chain_name(source: SourceNat) -> str:
+    if source == SourceNat():
         return MASQUERADE
-    return "from_" + hashlib.sha256(" ".join(map(str, sources)).encode()).hexdigest()[:16]
+    words = [*map(str, source.sources), *([f":{source.ports}"] if source.ports else [])]
+    return "from_" + hashlib.sha256(" ".join(words).encode()).hexdigest()[:16]
 
 
-def _chain(listing: Listing, sources: Sequence[IPAddress]) -> Iterator[str]:
-    """The chain that gives these source addresses, unless it is there."""
-    name = _chain_name(sources)
-    if not sources or name in listing.chains:
+def _chain(listing: Listing, source: SourceNat) -> Iterator[str]:
+    """The chain that gives these source addresses and ports, unless it is there."""
+    name = _chain_name(source)
+    if name == MASQUERADE or name in listing.chains:
         return
+    yield f"add chain inet {TABLE} {name}"
+    yield f"add rule inet {TABLE} {name} {_translation(source)}"
+    listing.chains[name] = source
+
+
+def _translation(source: SourceNat) -> str:
+    sources, ports = source.sources, source.ports
+    # nft takes ports where the rule has matched protocols that have some.
+    ported = "meta l4proto { tcp, udp } " if ports else ""
+    taken = f" : {_port_range(ports.first, ports.last)}" if ports else ""
+    if not sources:
+        return f"{ported}masquerade to{taken}"
     ip = "ip" if sources[0].version == 4 else "ip6"
     if len(sources) == 1:
         target = str(sources[0])
     else:
         pairs = ", ".join(f"{number} : {address}" for number, address in enumerate(sources))
         target = f"jhash {ip} saddr mod {len(sources)} seed {_SEED:#x} map {{ {pairs} }}"
-    yield f"add chain inet {TABLE} {name}"
-    yield f"add rule inet {TABLE} {name} snat {ip} to {target}"
-    listing.chains[name] = tuple(sources)
+    return f"{ported}snat {ip} to {target}{taken}"
 
 
 def _unused(listing: Listing) -> list[str]:
-    used = {_chain_name(value.sources) for value in listing.table.values() if isinstance(value, SourceNat)}
+    used = {_chain_name(value) for value in listing.table.values() if isinstance(value, SourceNat)}
     return [chain for chain in listing.chains if chain not in used]

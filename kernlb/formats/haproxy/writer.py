@@ -59,6 +59,8 @@ def _global(config: Config) -> Iterator[str]:
         yield f"# not said: addresses are put on {config.addresses.interface}"
     if len(config.addresses.source) > 1:
         yield "# not said: source addresses but the first"
+    if config.addresses.source_ports is not None:
+        yield f"# not said: source ports {config.addresses.source_ports}"
 
 
 def _defaults(config: Config) -> Iterator[str]:
