@@ -216,7 +216,19 @@ static __always_inline _Bool leads_elsewhere(const struct flow *flow)
 	return !slot || slot->current != flow->server;
 }
 
-/* A SYN for a connection that is known: on the same ports again, unless its server takes no more, or the slot has another. */
+/* Whether the port of a forward flow is none that is drawn today: all sources of a server have the same. */
+static __always_inline _Bool has_anothers_port(const struct flow *flow, const struct server *server)
+{
+	__u32 index = server->first_source;
+	struct source *source = bpf_map_lookup_elem(MAP(sources), &index);
+
+	return !source || (__u32)bpf_ntohs(flow->source_port) - source->first_port >= source->port_count;
+}
+
+/*
+ * A SYN for a connection that is known: on the same ports again, unless its server takes no more, the slot has another, or
+ * the port is another gateway's by now.
+ */
 static __noinline _Bool flow_reopened(struct flow *flow, __u32 now)
 {
 	struct flow *pair;
@@ -237,7 +249,7 @@ static __noinline _Bool flow_reopened(struct flow *flow, __u32 now)
 		set_state(flow, pair, FLOW_OPENING, flags, now);
 	if (flow->state != FLOW_CLOSED)
 		return 1;
-	if (server->flags & SERVER_QUIESCED || leads_elsewhere(flow) ||
+	if (server->flags & SERVER_QUIESCED || leads_elsewhere(flow) || has_anothers_port(flow, server) ||
 	    (settings.limits && !admit_again(flow, step_of(now + timeout_of(FLOW_OPENING))))) {
 		forsake(flow);
 		return 0;

@@ -18,6 +18,7 @@ from tests.bpf.world import (
     SERVER_MAC,
     SLOTS,
     SOURCE4,
+    SOURCE6,
     World,
     checksums_hold,
     frame,
@@ -233,6 +234,39 @@ def test_a_client_that_comes_back_goes_where_its_slot_leads_today(
     assert answer(world, hook, first, tcp("FA")).dst == CLIENT_MAC
     lead(0)
     assert went(ask(world, hook, family, tcp("A"))) == server[1]
+
+
+@HOOKS
+@FAMILIES
+def test_ports_are_those_of_the_range_and_who_comes_back_after_it_has_changed_gets_another(
+    plane: Dataplane, hook: str, family: int
+) -> None:
+    world = few_ports(plane, 31744)
+
+    def share(first: int) -> range:
+        for number, address in enumerate((SOURCE4, SOURCE6)):
+            plane.set_source(number, abi.Source(address=address, first_port=first, port_count=64))
+        return range(first, first + 64)
+
+    before = share(20000)
+    used, over, idle = (ask(world, hook, family, tcp("S", sport=sport)) for sport in (40000, 40001, 40002))
+    drawn = [ask(world, hook, family, tcp("S", sport=sport)) for sport in range(50000, 50020)]
+    assert all(packet is not None and packet[TCP].sport in before for packet in (used, over, idle, *drawn))
+    ask(world, hook, family, tcp("FA", sport=40001))
+    answer(world, hook, over, tcp("FA"))
+    after = share(30000)
+    for flags in ("A", "FA"):
+        on = ask(world, hook, family, tcp(flags, sport=40000))
+        assert on is not None
+        assert on[TCP].sport == used[TCP].sport
+        assert answer(world, hook, used, tcp("A"))[TCP].dport == 40000
+    again = ask(world, hook, family, tcp("S", sport=40002))
+    assert again is not None
+    assert again[TCP].sport == idle[TCP].sport, "a SYN that is sent again is no new connection"
+    back = ask(world, hook, family, tcp("S", sport=40001))
+    assert back is not None
+    assert back[TCP].sport in after
+    assert answer(world, hook, over, tcp("FA"))[TCP].dport == 40001, "what the server says again finds its way"
 
 
 def test_nearly_every_port_of_the_range_can_be_had(plane: Dataplane) -> None:
