@@ -149,7 +149,7 @@ enum flow_flag {
 	FLOW_FORWARD = 1, /* client to server */
 	FLOW_CLIENT_FIN = 2,
 	FLOW_SERVER_FIN = 4,
-	FLOW_SERVER_FIRST = 8, /* the server closed first, so TIME_WAIT is the server's */
+	FLOW_SERVER_FIRST = 8, /* the server closed first, so TIME_WAIT is the server's, unless a reset has ended it */
 	FLOW_CLOCK = 16, /* the forward flow's clock is added to the client's timestamps */
 	FLOW_TIMED = 32, /* the reverse flow's clock is the last timestamp that the server saw */
 	FLOW_COUNTED = 64, /* in the limits of its service and server */

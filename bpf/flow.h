@@ -179,6 +179,12 @@ static __noinline _Bool flow_advanced(struct flow *flow, __u32 tcp, __u32 now)
 	state = flow->state;
 	flags = flow->flags & ~FLOW_FORWARD;
 	if (tcp & TCP_RST) {
+		/*
+		 * Who resets a connection has forgotten it. The client's reset is believed to end the server's FIN-WAIT, as it is
+		 * before any FIN (RFC 9293, 3.10.7.4); in TIME-WAIT, after the client's FIN, a server need not heed it (RFC 1337).
+		 */
+		if (!(flow->flags & FLOW_FORWARD) || !(flags & FLOW_CLIENT_FIN))
+			flags &= ~FLOW_SERVER_FIRST;
 		state = FLOW_CLOSED;
 	} else if (tcp & TCP_FIN) {
 		if (!(flow->flags & FLOW_FORWARD) && !(flags & FLOW_CLIENT_FIN))

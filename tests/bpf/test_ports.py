@@ -139,6 +139,40 @@ def test_a_server_that_did_not_close_first_has_no_time_wait(world: World, hook: 
 
 
 @HOOKS
+@FAMILIES
+@pytest.mark.parametrize(
+    ("said", "remembers"),
+    [
+        pytest.param("server FA", True, id="FIN-WAIT"),
+        pytest.param("server FA, client RA", False, id="the client resets FIN-WAIT"),
+        pytest.param("server FA, client R", False, id="the client resets FIN-WAIT without ACK"),
+        pytest.param("server FA, client A, server R", False, id="the server resets what comes after it"),
+        pytest.param("server FA, client RA, server FA", True, id="the reset was lost"),
+        pytest.param("server FA, client RA, server FA, client R", False, id="the reset came at last"),
+        pytest.param("server FA, client FA, client RA", True, id="the client resets TIME-WAIT"),
+        pytest.param("server FA, client FA, server R", False, id="the server has no TIME-WAIT"),
+        pytest.param("client FA, server FA, client R", False, id="TIME-WAIT is the client's"),
+    ],
+)
+def test_a_server_remembers_what_it_has_closed_first_until_a_reset_ends_it(
+    world: World, hook: str, family: int, said: str, remembers: bool
+) -> None:
+    """Of a client without timestamps, whose port goes to the next only when the server has forgotten it."""
+    opened = ask(world, hook, family, tcp("S"))
+    assert opened is not None
+    ask(world, hook, family, tcp("A"))
+    for word in said.split(", "):
+        who, flags = word.split()
+        if who == "client":
+            assert ask(world, hook, family, tcp(flags)) is not None
+        else:
+            answer(world, hook, opened, tcp(flags))
+    grow_old(world, RESTED)
+    assert (ask(world, hook, family, tcp("S", sport=41000)) is None) is remembers
+    assert world.plane.causes()[abi.Cause.NO_PORT] == remembers
+
+
+@HOOKS
 def test_whose_port_was_given_away_begins_on_another(plane: Dataplane, hook: str) -> None:
     world = few_ports(plane, 1)
     close(world, hook, 4, 40000, value=1000, server_first=True)
