@@ -193,14 +193,18 @@ static __always_inline int balance(void *ctx, struct cursor *cursor, __u32 netwo
 		return refuse(choice.id, hook, CAUSE_FAMILY);
 	if (choice.server->hop.method == HOP_UNRESOLVED)
 		return refuse(choice.id, hook, CAUSE_NO_HOP);
-	if (exceeds(ctx, &packet, 0, &choice.server->hop, hook))
-		return answer_too_big(ctx, &packet, choice.server->hop.mtu, hook, ipv6);
 	if (settings.limits) {
 		expiry = step_of(ticks() + timeout_of(packet.tuple.protocol == IPPROTO_TCP ? FLOW_OPENING : FLOW_DATAGRAM));
 		if (unlikely(!admit(service, &choice, hash, expiry))) {
 			refuse(choice.id, hook, CAUSE_LIMIT);
 			return packet.tuple.protocol == IPPROTO_TCP ? answer_reset(ctx, &packet, hook, ipv6) : dropped(hook);
 		}
+	}
+	/* The server stands now. What does not fit the way to it gives back the place that it was counted in. */
+	if (exceeds(ctx, &packet, 0, &choice.server->hop, hook)) {
+		if (settings.limits)
+			move_in_limits(service->limit, choice.id, expiry, NO_STEP);
+		return answer_too_big(ctx, &packet, choice.server->hop.mtu, hook, ipv6);
 	}
 	flow = begin(ctx, &packet, &choice, hash, service->limit, hook, &cause);
 	if (!flow) {

@@ -1,9 +1,11 @@
 """Connections of full NAT past a limit: refused by service, passed over by server, and counted right when they end."""
 
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
-from scapy.layers.inet import TCP
+from scapy.layers.inet import ICMP, TCP
+from scapy.layers.inet6 import ICMPv6PacketTooBig
 from scapy.layers.l2 import Ether
 
 from kernlb.engines import abi
@@ -15,6 +17,7 @@ from tests.bpf.world import (
     DROPPED,
     FULLNAT,
     GATEWAY_MAC,
+    HOP,
     IDLE,
     SENT,
     SLOTS,
@@ -44,11 +47,11 @@ def limit(world: World, family: int, *, connections: int = 0, together: int = 0)
         world.plane.set_service(key, service)
 
 
-def limit_server(world: World, which: int, family: int, connections: int, resume: int) -> None:
+def limit_server(world: World, which: int, family: int, connections: int, resume: int, *, hop: abi.Hop = HOP) -> None:
     number = world.number(FULLNAT, which, family)
     key = abi.index(abi.LimitKind.SERVER | number)
     world.plane.maps["limits"][key] = bytes(world.plane.maps["limits"].value_size)
-    world.set_server(FULLNAT, which, family, connections=connections, resume=resume)
+    world.set_server(FULLNAT, which, family, hop=hop, connections=connections, resume=resume)
 
 
 def connect(world: World, hook: str, family: int, ports: range) -> list[int]:
@@ -127,6 +130,37 @@ def test_a_server_at_its_limit_is_passed_over_until_it_has_room(world: World, ho
     assert full not in servers(range(6000, 6020))
     close(world, hook, family, mine[1])
     assert servers(range(7000, 7040)).count(full) == 2
+
+
+@HOOKS
+@FAMILIES
+@pytest.mark.parametrize(("chosen", "given"), [(1500, 1300), (1300, 1500)], ids=["other is smaller", "other is larger"])
+def test_a_datagram_has_to_fit_the_way_to_the_server_that_it_is_given(
+    world: World, hook: str, family: int, chosen: int, given: int
+) -> None:
+    """And not to the one that it would have had, which is full. What does not fit takes no place."""
+    limit(world, family, connections=4)
+    for which, mtu in enumerate((chosen, given)):
+        limit_server(world, which, family, connections=2, resume=2, hop=replace(HOP, mtu=mtu))
+    world.set_table(FULLNAT, family, [world.number(FULLNAT, 0, family)] * SLOTS)
+    for sport in (5000, 5001):
+        assert world.send(frame(FULLNAT, family, udp(sport=sport)), hook).verdict == SENT[hook]
+    full, other = (world.number(FULLNAT, which, family) for which in (0, 1))
+    world.set_table(FULLNAT, family, [full if slot % 4 else other for slot in range(SLOTS)])
+    numbers = range(6000, 6100)
+    large = {sport: frame(FULLNAT, family, udp(sport=sport, payload=bytes(1350))) for sport in numbers}
+    sport = next(sport for sport in numbers if world.plane.explain(bytes(large[sport])).server == full)
+    run = world.send(large[sport], hook)
+    fits = given > 1400
+    assert world.plane.causes()[abi.Cause.TOO_BIG] == (not fits)
+    if fits:
+        assert ip_of(Ether(run.packet)).dst == str(FULLNAT.server(1, family))
+    else:
+        told = Ether(run.packet)
+        assert (told[ICMP].nexthopmtu if family == 4 else told[ICMPv6PacketTooBig].mtu) == given
+    counted = live(world.plane.maps["limits"])
+    assert counted[abi.LimitKind.SERVICE | world.service(FULLNAT, family)] == 2 + fits
+    assert counted[abi.LimitKind.SERVER | other] == fits
 
 
 @HOOKS
