@@ -65,9 +65,11 @@ def nft(namespace: str, text: str) -> None:
         run("nft", "-f", "-", text=text)
 
 
-def until(answer: Callable[[], Result], wanted: Callable[[Result], bool] = bool) -> Result:
+def until(
+    answer: Callable[[], Result], wanted: Callable[[Result], bool] = bool, *, patience: float = PATIENCE
+) -> Result:
     """The answer once it is as wanted, or whatever it is when patience ends."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while not wanted(result := answer()) and time.monotonic() < deadline:
         time.sleep(0.02)
     return result

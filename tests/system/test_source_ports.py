@@ -11,12 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.network import Client, heard, inside, ip, run, server
+from kernlb.control_client import ControlClient
+from kernlb.errors import KernlbError
+from kernlb.places import Places
+from tests.system.network import Client, heard, inside, ip, run, server, until
 from tests.system.segment import SERVERS, VIP, Segment, segment
 
 pytestmark = [pytest.mark.bpf, pytest.mark.netns, pytest.mark.timeout(300)]
 PORT, SOURCE = 7400, "10.9.3.9"
 USED = {name: SERVERS[name] for name in ("s1", "s2")}
+STARTING = 60.0
+"""Seconds that a busy machine may need until a daemon has its program loaded."""
 CONNECTIONS = 400
 """Of a gateway; a server has half of them, of 512 ports."""
 SHARES = {"gw1": "1024-1535", "gw2": "1536-2047"}
@@ -32,13 +37,17 @@ def network(balancer: Path) -> Iterator[Segment]:
 
 def share(network: Segment, directory: Path, gateway: str, ports: str) -> None:
     """What a gateway is told, while it is in use or not."""
+    network.call(gateway, directory, "apply", str(written(directory, gateway, ports)))
+
+
+def written(directory: Path, gateway: str, ports: str) -> Path:
     file = directory / f"{gateway}.toml"
     listed = "".join(f'{name} = "{address}:{PORT}"\n' for name, address in USED.items())
     file.write_text(
         f'[addresses]\nsource = ["{SOURCE}"]\nsource_ports = "{ports}"\n[service.web]\nengine = "xdp"\n'
         f'bind = ["{VIP}:{PORT}"]\nscheduler = "maglev"\nforwarding = "fullnat"\n[service.web.servers]\n{listed}'
     )
-    network.call(gateway, directory, "apply", str(file))
+    return file
 
 
 def lead(network: Segment, gateway: str) -> None:
@@ -86,6 +95,31 @@ def test_when_the_source_address_moves_no_connection_meets_one_of_the_other_gate
     finally:
         for gateway in SHARES:
             network.call(gateway, tmp_path, "clear")
+
+
+def test_a_daemon_takes_another_range_by_a_reload(network: Segment, tmp_path: Path) -> None:
+    client = ControlClient(Places(namespace=network.gateways["gw1"], run=tmp_path).control)
+
+    def serves() -> bool:
+        try:
+            return bool(client.status()["daemon"]["reconciled"])
+        except KernlbError:
+            return False
+
+    lead(network, "gw1")
+    command = network.kernlb("gw1", tmp_path, "run", str(written(tmp_path, "gw1", SHARES["gw1"])), "--no-passive")
+    with (tmp_path / "log").open("w") as log:
+        daemon = subprocess.Popen(command, stderr=log)
+    try:
+        assert until(serves, patience=STARTING), (tmp_path / "log").read_text()
+        first = connect(network, SHARES["gw1"])
+        written(tmp_path, "gw1", "20000-20511")
+        client.ask("POST", "/reload")
+        assert heard([*connect(network, "20000-20511"), *first])
+    finally:
+        daemon.terminate()
+        daemon.wait(60)
+        network.call("gw1", tmp_path, "clear")
 
 
 def test_ports_that_a_gateway_may_use_itself_are_told_and_a_range_without_any_other_is_refused(
