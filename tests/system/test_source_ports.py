@@ -4,6 +4,7 @@ client -- router --+-- gw1, gw2: VIP 198.51.100.80 and source 10.9.3.9, wherever
                    +-- s1 10.9.2.11, s2 10.9.2.12
 """
 
+import resource
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -25,6 +26,15 @@ STARTING = 60.0
 CONNECTIONS = 400
 """Of a gateway; a server has half of them, of 512 ports."""
 SHARES = {"gw1": "1024-1535", "gw2": "1536-2047"}
+
+
+@pytest.fixture(autouse=True)
+def room() -> Iterator[None]:
+    """Both ends of all connections are in this process: more than the usual 1,024 descriptors."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @pytest.fixture
