@@ -14,7 +14,7 @@ from kernlb.accused import LASTING, Accused
 from kernlb.agenda import Agenda, latest_beat, spread_evenly
 from kernlb.checks.base import Kinds, Late, Prober, Report, Target, target_of
 from kernlb.checks.kinds import Probers
-from kernlb.checks.spec import Address, Check, FileProbe, measures
+from kernlb.checks.spec import Address, BfdProbe, Check, FileProbe, measures
 from kernlb.checks.verdict import Code, Outcome, Verdict
 from kernlb.entries import Entry, Server, Watched, groups_of
 from kernlb.haste import HURRY, Haste
@@ -213,8 +213,8 @@ class Checker(Generic[K]):
         if self._accused.most(watched.groups, since=now - LASTING, now=now):
             return
         for entry in server.entries:
-            if isinstance(entry.target.check.probe, FileProbe):
-                continue  # the director's own, which knows nothing of the traffic
+            if isinstance(entry.target.check.probe, FileProbe | BfdProbe):
+                continue  # one knows nothing of the traffic, the other is watching all the time
             haste = entry.haste = entry.haste or Haste(watched)
             if haste.left or entry.flying > 1:
                 continue
@@ -268,6 +268,7 @@ class Checker(Generic[K]):
         now, wall = self._loop.time(), self._clock()
         moved: dict[K, Server[K]] = {}
         flying, up = self._flying, 0
+        ended: list[Entry[K]] = []
         for target, verdict in verdicts:
             entry, started, accused = flying.pop(target)
             entry.flying -= 1
@@ -302,8 +303,13 @@ class Checker(Generic[K]):
             if haste is not None and haste.left and entry.overlapping:
                 if verdict.outcome is DOWN and not verdict.silent:
                     self._agenda.sooner(entry, max(now, entry.started + HURRY))
+            elif entry.watched:
+                entry.due = now
+                ended.append(entry)
             elif not entry.flying:
                 self._agenda.put(entry, due)
+        if ended:
+            self._start(ended, now)
         if up:
             self._outcomes[UP] += up
         if moved:

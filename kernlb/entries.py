@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from kernlb.checks.base import Prober, Target
-from kernlb.checks.spec import Address, Check, CommandProbe
+from kernlb.checks.spec import Address, BfdProbe, Check, CommandProbe
 from kernlb.checks.title import title
 from kernlb.haste import Haste
 from kernlb.health import Health, State, Status, combined
@@ -81,6 +81,11 @@ class Entry(Generic[K]):
     def overlapping(self) -> bool:
         """Whether a probe may start while another of the same is under way. People's commands need not bear that."""
         return not isinstance(self.target.check.probe, CommandProbe)
+
+    @property
+    def watched(self) -> bool:
+        """Whether a probe is a watch that reports each change as it happens: another has to follow without a gap."""
+        return isinstance(self.target.check.probe, BfdProbe)
 
 
 class Server(Generic[K]):

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from math import ceil
 
 from kernlb.balanced import by_service, reachable
-from kernlb.checks.spec import CommandProbe, FileProbe, PingProbe, Probe, UdpProbe
+from kernlb.checks.spec import BfdProbe, CommandProbe, FileProbe, PingProbe, Probe, UdpProbe
 from kernlb.config.values import AddressBind, Config, Service
 from kernlb.model import (
     CheckTimeouts,
@@ -42,7 +42,7 @@ from kernlb.model import (
 from kernlb.ratings import all_servers
 from kernlb.vip_checks import ACCEPT_LOCAL
 
-TRACELESS: tuple[type[Probe], ...] = (PingProbe, UdpProbe, CommandProbe, FileProbe)
+TRACELESS: tuple[type[Probe], ...] = (PingProbe, UdpProbe, CommandProbe, FileProbe, BfdProbe)
 """Probes that open no TCP connection of kernlb's own."""
 
 CONNTRACK = SysctlKey("net.ipv4.vs.conntrack")

@@ -6,7 +6,7 @@ internal virtual service of that mark, with this one real server, takes them the
 
 from dataclasses import dataclass, replace
 
-from kernlb.checks.spec import AgentProbe, Check, CommandProbe, FileProbe, PingProbe, Probe
+from kernlb.checks.spec import AgentProbe, BfdProbe, Check, CommandProbe, FileProbe, PingProbe, Probe
 from kernlb.config.values import AddressBind, Config, Server, Service
 from kernlb.errors import Unsupported
 from kernlb.marks import assign
@@ -28,7 +28,7 @@ ACCEPT_LOCAL = SysctlKey("net.ipv4.conf.all.accept_local")
 """Answers come from the VIP, an address of the director itself: without it the kernel takes them for forged. IPv6 asks
 for no such thing. Strict reverse path filtering (rp_filter = 1) refuses them still."""
 
-PATHLESS: tuple[type[Probe], ...] = (PingProbe, CommandProbe, FileProbe, AgentProbe)
+PATHLESS: tuple[type[Probe], ...] = (PingProbe, CommandProbe, FileProbe, AgentProbe, BfdProbe)
 """Probes that no virtual service carries, or that ask something else than the service."""
 
 

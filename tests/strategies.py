@@ -1,11 +1,13 @@
 """Hypothesis strategies for configurations that break none of the laws."""
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
 from hypothesis import strategies as st
 
 from kernlb.checks.spec import (
     AgentProbe,
+    BfdProbe,
     Check,
     CommandProbe,
     DnsProbe,
@@ -131,6 +133,7 @@ probes = st.one_of(
         path=st.sampled_from(["/run/weight", "/run/a file"]),
         adjust=st.none() | st.integers(1 - 2**31, 2**31 - 1),
     ),
+    st.just(BfdProbe(min_tx=0.05, min_rx=0.001, multiplier=5, passive=True, multihop=True, min_ttl=250)),
 )  # fmt: skip
 
 
@@ -150,7 +153,14 @@ def checks(kinds: st.SearchStrategy[object] = probes) -> st.SearchStrategy[Check
         bind_address=st.none() | unicast,
         mark=st.none() | st.integers(1, 2**32 - 1),
         interface=st.none() | st.just("eth0"),
-    )
+    ).map(_alike)
+
+
+def _alike(check: Check) -> Check:
+    """Two different sessions with one neighbour would break a law."""
+    if not isinstance(check.probe, BfdProbe):
+        return check
+    return replace(check, bind_address=None, mark=None, interface=None)
 
 
 @st.composite

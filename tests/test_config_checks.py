@@ -1,8 +1,13 @@
 """Laws of several checks in a kernlb.toml: what an array of them inherits, hands on and is told when it is wrong."""
 
-import pytest
+from dataclasses import replace
+from ipaddress import IPv4Address
 
-from kernlb.checks.spec import Check, HttpProbe, TcpProbe, TlsOptions
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kernlb.checks.spec import BfdProbe, Check, HttpProbe, TcpProbe, TlsOptions
 from kernlb.config import advice, load, write
 from tests.test_config import BIND, mistakes, refused, service
 
@@ -102,3 +107,85 @@ def test_the_first_check_that_measures_is_the_one_that_weights_learn_from() -> N
     assert "learns from checks" in said.message
     assert advice(load(f'{learning}[{file}, "tcp", "http"]\n', "kernlb.toml"))
     assert not advice(load(f'{learning}[{file}, "http", "tcp"]\n', "kernlb.toml"))
+
+
+# --- BFD
+
+
+def test_a_session_has_counts_of_its_own_where_its_kind_says_nothing_of_them() -> None:
+    outer = '[defaults]\ncheck = { type = "tcp", interval = "5s", rise = 4, fall = 5 }\n'
+    servers = (
+        'a = { address = "10.0.0.1:80", check = "bfd" }\n'
+        'b = { address = "10.0.0.2:80", check = { type = "bfd", fall = 2 } }\n'
+        'c = { address = "10.0.0.3:80", check = "http" }'
+    )
+    a, b, c = (server.checks[0] for server in service(BIND, servers, before=outer).servers)
+    assert [(check.rise, check.fall, check.interval) for check in (a, b, c)] == [(1, 1, 5), (1, 2, 5), (4, 5, 5)]
+    sessions = f'{BIND}\ncheck = {{ type = "bfd", rise = 3 }}'
+    (within,) = service(sessions, 'a = { address = "10.0.0.1:80", check = { min_tx = "1s" } }').servers
+    assert within.checks[0] == Check(probe=BfdProbe(min_tx=1.0), rise=3, fall=1)
+
+
+@given(
+    st.builds(
+        BfdProbe,
+        min_tx=st.floats(0.001, 4294),
+        min_rx=st.floats(0.001, 4294),
+        multiplier=st.integers(1, 255),
+        passive=st.booleans(),
+        multihop=st.booleans(),
+        min_ttl=st.none() | st.integers(1, 255),
+    ),
+    st.integers(1, 3),
+)
+def test_a_session_is_read_as_it_was_written(probe: BfdProbe, count: int) -> None:
+    config = load(f'[service.s]\n{BIND}\nservers = {{ a = "10.0.0.1" }}\n', "kernlb.toml")
+    (only,) = config.services
+    check = Check(probe=probe, rise=count, fall=count, address=IPv4Address("10.0.0.9"))
+    config = replace(config, services=(replace(only, servers=(replace(only.servers[0], checks=(check,)),)),))
+    assert load(write(config), "written") == config
+
+
+BFD = '[service.s]\nbind = "*:80"\ncheck = "bfd"\n[service.s.servers]\n'
+
+
+@pytest.mark.parametrize(
+    ("servers", "path", "line"),
+    [
+        ('a = { address = "10.0.0.1:80", check = { min_tx = "0.1ms" } }', "servers.a.check.min_tx", 5),
+        ('a = { address = "10.0.0.1:80", check = { multiplier = 256 } }', "servers.a.check.multiplier", 5),
+        ('a = { address = "10.0.0.1:80", check = { min_ttl = 0 } }', "servers.a.check.min_ttl", 5),
+        ('a = { address = "10.0.0.1:80", check = { path = "/" } }', "servers.a.check.path", 5),
+        ('a = { address = "10.0.0.1:80", check = { type = "tcp", min_tx = "1s" } }', "servers.a.check.min_tx", 5),
+        ('a = "10.0.0.1:80"\nb = { address = "10.0.0.1:81", check = { passive = true } }', "servers.b.check", 6),
+        (
+            'a = "10.0.0.1:80"\nb = { address = "10.0.0.2:80", check = ["tcp", { type = "bfd", address = "10.0.0.1", '
+            "mark = 7 }] }",
+            "servers.b.check[1]",
+            6,
+        ),
+        (
+            'a = { address = "10.0.0.1:80", forwarding = "direct", check = { via_vip = true } }',
+            "servers.a.check.via_vip",
+            5,
+        ),
+    ],
+)
+def test_what_no_session_can_be_is_a_mistake_with_its_line(servers: str, path: str, line: int) -> None:
+    assert [(m.path, m.line) for m in mistakes(BFD + servers)] == [(f"service.s.{path}", line)]
+
+
+def test_servers_at_one_address_share_a_session_and_need_no_port_for_it() -> None:
+    over_routers = 'd = { address = "10.0.0.1:82", check = { multihop = true } }\n'
+    (found,) = load(
+        f'{BFD}a = "10.0.0.1:80"\nb = "10.0.0.1:81"\nc = "10.0.0.2"\n{over_routers}', "kernlb.toml"
+    ).services
+    assert len({check.probe for server in found.servers for check in server.checks}) == 2
+
+
+def test_a_session_that_no_busy_director_could_hold_is_advised_against() -> None:
+    fast = 'a = { address = "10.0.0.1:80", check = { min_tx = "10ms" } }\n'
+    (said,) = advice(load(BFD + fast, "kernlb.toml"))
+    assert "busy" in said.message
+    assert not advice(load(f'{BFD}a = "10.0.0.1:80"\n', "kernlb.toml"))
+    assert "measure time" in refused(f'{BIND}\nscheduler = "least-response-time"\ncheck = "bfd"')

@@ -6,6 +6,7 @@ from importlib import import_module
 from kernlb.checks.base import Late, Prober, Report, Target, unheeded
 from kernlb.checks.spec import (
     AgentProbe,
+    BfdProbe,
     CommandProbe,
     DnsProbe,
     FileProbe,
@@ -49,7 +50,7 @@ class Probers:
     def of(self, target: Target) -> Prober:
         probe = target.check.probe
         plain = type(probe) is TcpProbe and not probe.steps and probe.tls is None
-        name = "tcp" if plain else DIALOGUES[type(probe)]
+        name = "tcp" if plain else "bfd" if type(probe) is BfdProbe else DIALOGUES[type(probe)]
         prober = self._made.get(name)
         return self._make(name) if prober is None else prober
 
@@ -58,6 +59,8 @@ class Probers:
         prober: Prober
         if name == "tcp":
             prober = module.TcpProber(self._report, descriptors=self._room * 3 // 4, late=self._late)
+        elif name == "bfd":
+            prober = module.BfdProber(self._report, most=self._room // 4)
         else:
             from kernlb.checks.dialogue import DialogueProber
 

@@ -31,6 +31,7 @@ class CheckKind(StrEnum):
     COMMAND = "command"
     AGENT = "agent"
     FILE = "file"
+    BFD = "bfd"
 
 
 class Start(StrEnum):
@@ -194,6 +195,23 @@ class FileProbe:
     adjust: int | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BfdProbe:
+    """A BFD session with the server (RFC 5880, RFC 5881; RFC 5883 with `multihop`): up while the session is. Packets
+    whose TTL is below `min_ttl` are not heeded; None: 255, or any over several hops."""
+
+    min_tx: float = 0.3
+    min_rx: float = 0.3
+    multiplier: int = 3
+    passive: bool = False
+    multihop: bool = False
+    min_ttl: int | None = None
+
+    @property
+    def lowest_ttl(self) -> int:
+        return self.min_ttl or (1 if self.multihop else 255)
+
+
 Probe = (
     TcpProbe
     | HttpProbe
@@ -206,6 +224,7 @@ Probe = (
     | CommandProbe
     | AgentProbe
     | FileProbe
+    | BfdProbe
 )
 
 
@@ -218,7 +237,7 @@ def measures(probe: Probe) -> bool:
     """Whether its verdicts say how long the server took to answer."""
     if isinstance(probe, UdpProbe):
         return probe.require_reply or probe.match is not None
-    return not isinstance(probe, AgentProbe | FileProbe)
+    return not isinstance(probe, AgentProbe | FileProbe | BfdProbe)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,3 +264,8 @@ class Check:
     def patience(self) -> float:
         """Seconds after which a probe without an answer has failed."""
         return self.interval if self.timeout is None else self.timeout
+
+
+def usual(probe: Probe) -> Check:
+    """What a check of this kind is where nothing is said of its timing. BFD counts lost packets itself."""
+    return Check(probe=probe, rise=1, fall=1) if isinstance(probe, BfdProbe) else Check(probe=probe)

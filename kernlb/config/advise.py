@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 
-from kernlb.checks.spec import PingProbe, TcpProbe
+from kernlb.checks.spec import BfdProbe, PingProbe, TcpProbe
 from kernlb.config.findings import Finding
 from kernlb.config.laws import families
 from kernlb.config.values import Config, EngineChoice, Policy, Service
 from kernlb.model import Family, Forwarding, Scheduler, SchedulerFlag, family_of
 
+_PAUSE = 0.25
+"""Seconds for which a busy director may say nothing."""
 _SAID = {Family.IPV4: "IPv4", Family.IPV6: "IPv6"}
 
 
@@ -35,6 +37,11 @@ def _about(service: Service) -> Iterator[Finding]:
         # A connection of one packet is gone before its answer comes back to be translated.
         wrong = "answers keep the real server's address, because IPVS remembers nothing of a single packet"
         yield Finding((*path, "one_packet"), wrong, 'use forwarding = "direct", or leave one_packet out')
+    for server in service.servers:
+        for probe in [check.probe for check in server.checks if isinstance(check.probe, BfdProbe)]:
+            if (silence := probe.multiplier * probe.min_tx) < _PAUSE:
+                wrong = f"a director that is busy for {silence:g} s is dead to this server, which takes BFD down"
+                yield Finding((*path, "servers", server.name, "check"), wrong, 'write min_tx = "100ms" or more')
     unforgiving = service.scheduler is Scheduler.DH or (
         service.scheduler is Scheduler.SH and SchedulerFlag.FALLBACK not in service.flags
     )

@@ -1,11 +1,13 @@
 """What the keys of a check mean together: layers of inheritance in, one Check out. A key that the kind does not know
-is a finding. Timing is inherited always, what belongs to a kind only by the same kind."""
+is a finding. Timing is inherited always, what belongs to a kind only by the same kind: so do the counts of BFD."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from kernlb.checks.spec import (
     AgentProbe,
+    BfdProbe,
     Check,
     CheckKind,
     CommandProbe,
@@ -23,6 +25,7 @@ from kernlb.checks.spec import (
     TlsOptions,
     TlsProbe,
     UdpProbe,
+    usual,
 )
 from kernlb.config.check_keys import CheckKeys, MatchKeys, StepKeys, TlsKeys
 from kernlb.config.findings import Finding, Path
@@ -31,6 +34,8 @@ TIMING = frozenset({
     "interval", "timeout", "rise", "fall", "fast_interval", "down_interval", "start",
     "port", "address", "bind_address", "mark", "interface", "via_vip",
 })  # fmt: skip
+_COUNTS = frozenset({"rise", "fall"})
+"""A probe of BFD is a whole session, and not one packet."""
 
 _HTTP = frozenset({"method", "path", "host", "headers", "body", "status", "match", "body_limit"})
 KEYS_OF = {
@@ -46,10 +51,9 @@ KEYS_OF = {
     CheckKind.COMMAND: frozenset({"argv", "exit", "user", "output_limit"}),
     CheckKind.AGENT: frozenset({"send"}),
     CheckKind.FILE: frozenset({"path", "adjust"}),
+    CheckKind.BFD: frozenset({"min_tx", "min_rx", "multiplier", "passive", "multihop", "min_ttl"}),
 }
 """What each kind knows beside the timing; the JSON Schema says the same."""
-
-PORTLESS = frozenset({PingProbe, CommandProbe, FileProbe})
 
 _PROBE_OF = {
     CheckKind.TCP: TcpProbe,
@@ -64,6 +68,7 @@ _PROBE_OF = {
     CheckKind.COMMAND: CommandProbe,
     CheckKind.AGENT: AgentProbe,
     CheckKind.FILE: FileProbe,
+    CheckKind.BFD: BfdProbe,
 }
 _REQUIRED = {CheckKind.COMMAND: "argv", CheckKind.FILE: "path"}
 
@@ -110,9 +115,11 @@ def build_check(layers: Sequence[Layer], findings: list[Finding], *, default: Ch
             if default is not None:
                 findings.append(Finding((*path, "type"), f"an agent cannot be a check by {keys.type}", "leave it out"))
                 continue
-            stays = _HTTP if {kind, keys.type} == {CheckKind.HTTP, CheckKind.HTTPS} else frozenset()
+            stays = TIMING - _COUNTS if CheckKind.BFD in (kind, keys.type) else TIMING
+            if {kind, keys.type} == {CheckKind.HTTP, CheckKind.HTTPS}:
+                stays |= _HTTP
             kind = keys.type
-            given = {key: value for key, value in given.items() if key in TIMING or key in stays}
+            given = {key: value for key, value in given.items() if key in stays}
         for key in keys.model_fields_set - {"type"}:
             if key in TIMING or key in KEYS_OF[kind]:
                 given[key] = getattr(keys, key)
@@ -126,7 +133,7 @@ def build_check(layers: Sequence[Layer], findings: list[Finding], *, default: Ch
         return None
     probe = _probe(kind, {key: value for key, value in given.items() if key not in TIMING})
     timing = {key: value for key, value in given.items() if key in TIMING}
-    return Check(probe=probe, **timing)
+    return replace(usual(probe), **timing)
 
 
 def _misplaced(path: Path, key: str, kind: CheckKind) -> Finding:

@@ -29,6 +29,7 @@ from kernlb.config.notation import Wrong
 
 Kind = Annotated[CheckKind, *choice(CheckKind)]
 Interval = Annotated[float, *seconds(0.01, DAY)]
+Pace = Annotated[float, *seconds(0.001, 4294.967)]
 Token = Annotated[str, *text(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}", "a word without spaces")]
 Target = Annotated[str, *text(r"(/|\*$)[^\x00-\x1f\x7f]{0,4095}", "a path that begins with /")]
 OneLine = Annotated[str, *text(r"[^\x00-\x1f\x7f]{0,4096}", "text of one line")]
@@ -114,8 +115,12 @@ class CheckKeys(Keys):
     timeout: Interval | None = Field(
         default=None, description="A check without an answer fails. Default: the interval."
     )
-    rise: Many | None = Field(default=None, description="Successes in a row that bring a server up. Default: 2.")
-    fall: Many | None = Field(default=None, description="Failures in a row that take a server down. Default: 3.")
+    rise: Many | None = Field(
+        default=None, description="Successes in a row that bring a server up. Default: 2; of bfd, 1."
+    )
+    fall: Many | None = Field(
+        default=None, description="Failures in a row that take a server down. Default: 3; of bfd, 1."
+    )
     fast_interval: Interval | None = Field(
         default=None, description="Interval between up and down. Default: the interval."
     )
@@ -196,6 +201,26 @@ class CheckKeys(Keys):
         le=2**31 - 1,
         description="file: its number times this is added to the configured weight; no file or number counts as 0. "
         "With 0, every number but 0 is down. Default: the number takes the place of the weight.",
+    )
+    min_tx: Pace | None = Field(
+        default=None, description="bfd: the shortest time between packets sent. Default: 300ms.", examples=["50ms"]
+    )
+    min_rx: Pace | None = Field(
+        default=None, description="bfd: the shortest time between packets asked for. Default: 300ms."
+    )
+    multiplier: int | None = Field(
+        default=None,
+        ge=1,
+        le=255,
+        description="bfd: packets that the server may miss before it takes the session down. Default: 3.",
+    )
+    passive: bool | None = Field(default=None, description="bfd: say nothing until the server has spoken.")
+    multihop: bool | None = Field(default=None, description="bfd: over routers, on port 4784 (RFC 5883).")
+    min_ttl: int | None = Field(
+        default=None,
+        ge=1,
+        le=255,
+        description="bfd: the TTL or hop limit that packets must come with. Default: 255, with multihop 1.",
     )
 
 

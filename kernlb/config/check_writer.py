@@ -5,6 +5,7 @@ from typing import Any
 
 from kernlb.checks.spec import (
     AgentProbe,
+    BfdProbe,
     Check,
     CheckKind,
     CommandProbe,
@@ -22,10 +23,11 @@ from kernlb.checks.spec import (
     TlsOptions,
     TlsProbe,
     UdpProbe,
+    usual,
 )
 from kernlb.config.notation import write_duration, write_statuses
 
-_DURATIONS = frozenset({"interval", "timeout", "fast_interval", "down_interval"})
+_DURATIONS = frozenset({"interval", "timeout", "fast_interval", "down_interval", "min_tx", "min_rx"})
 _KIND_OF = {
     TcpProbe: CheckKind.TCP,
     TlsProbe: CheckKind.TLS,
@@ -37,6 +39,7 @@ _KIND_OF = {
     CommandProbe: CheckKind.COMMAND,
     AgentProbe: CheckKind.AGENT,
     FileProbe: CheckKind.FILE,
+    BfdProbe: CheckKind.BFD,
 }
 
 
@@ -63,10 +66,10 @@ def _kind(check: Check) -> CheckKind:
 
 
 def _timing(check: Check) -> dict[str, Any]:
-    bare = Check()
+    bare = usual(check.probe)
     names = [field.name for field in fields(check) if field.name != "probe"]
     given = {name: getattr(check, name) for name in names if getattr(check, name) != getattr(bare, name)}
-    return {name: write_duration(value) if name in _DURATIONS else _value(value) for name, value in given.items()}
+    return {name: _named(name, value) for name, value in given.items()}
 
 
 def _probe(check: Check) -> dict[str, Any]:
@@ -85,6 +88,8 @@ _TLS = frozenset({CheckKind.HTTPS, CheckKind.TLS})
 def _named(name: str, value: Any) -> Any:
     if name == "headers":
         return _headers(value)
+    if name in _DURATIONS:
+        return write_duration(value)
     return _value(value)
 
 

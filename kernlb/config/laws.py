@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from kernlb.checks.spec import Check, CommandProbe, FileProbe, PingProbe
+from kernlb.checks.spec import BfdProbe, Check, CommandProbe, FileProbe, PingProbe
 from kernlb.config.findings import Finding, Path
 from kernlb.config.notation import write_bind, write_socket
 from kernlb.config.values import (
@@ -39,7 +39,7 @@ COUNTED = frozenset({
 })  # fmt: skip
 """Schedulers that need what only IPVS keeps."""
 
-PORTLESS = (PingProbe, CommandProbe, FileProbe)
+PORTLESS = (PingProbe, CommandProbe, FileProbe, BfdProbe)
 _HOW = {Family.IPV4: "an IPv4", Family.IPV6: "an IPv6"}
 
 
@@ -47,6 +47,7 @@ def findings(config: Config) -> Iterator[Finding]:
     """Everything in a Config that cannot work, each with what would."""
     yield from _settings(config)
     yield from _binds(config)
+    yield from _sessions(config)
     for service in config.services:
         path: Path = ("service", service.name)
         yield from _service(service, path)
@@ -249,8 +250,11 @@ def _via_vip(service: Service, server: Server, config: Config, path: Path) -> It
         yield Finding((*path, "agent", "via_vip"), "an agent speaks for its server, not for the VIP", "leave it out")
     for index, check in enumerate(server.checks):
         if check.via_vip:
-            place = ("check",) if len(server.checks) == 1 else ("check", index)
-            yield from _check_via_vip(service, server, check, config, (*path, *place, "via_vip"))
+            yield from _check_via_vip(service, server, check, config, (*path, *_place(server, index), "via_vip"))
+
+
+def _place(server: Server, index: int) -> Path:
+    return ("check",) if len(server.checks) == 1 else ("check", index)
 
 
 def _check_via_vip(service: Service, server: Server, check: Check, config: Config, here: Path) -> Iterator[Finding]:
@@ -268,6 +272,22 @@ def _check_via_vip(service: Service, server: Server, check: Check, config: Confi
     elif not vips(service, server):
         wrong = f"the service is bound to no address of the server's family, {family_of(server.address)}"
         yield Finding(here, wrong, "bind an address, or leave via_vip out")
+
+
+def _sessions(config: Config) -> Iterator[Finding]:
+    """Between two machines there is one BFD session over each port: RFC 5880 6.3, RFC 5881 3, RFC 5883 4.1."""
+    seen: dict[tuple[IPAddress, bool], object] = {}
+    for service in config.services:
+        for place, server in named_servers(service):
+            for index, check in enumerate(server.checks):
+                if not isinstance(check.probe, BfdProbe):
+                    continue
+                address = check.address or server.address
+                way = (check.probe, check.bind_address, check.mark, check.interface)
+                if seen.setdefault((address, check.probe.multihop), way) != way:
+                    here = ("service", service.name, *place, *_place(server, index))
+                    wrong = f"another check of type bfd has a session with {address} already, with other options"
+                    yield Finding(here, wrong, "write the same options for both: they share the session")
 
 
 def _same_port(service: Service, server: Server, path: Path) -> Iterator[Finding]:

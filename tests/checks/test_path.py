@@ -10,6 +10,7 @@ import pytest
 
 from kernlb.checks.spec import (
     AgentProbe,
+    BfdProbe,
     Check,
     DnsProbe,
     Expect,
@@ -41,6 +42,7 @@ PROBES = {
     "smtp": SmtpProbe(),
     "grpc": GrpcProbe(),
     "agent": AgentProbe(),
+    "bfd": BfdProbe(),
 }
 RULES = """
 table inet path {
