@@ -29,7 +29,7 @@ from kernlb.checks.spec import (
 from kernlb.config.values import AddressBind, Config, MarkBind, OnFailure, Server, Service
 from kernlb.errors import ConfigError
 from kernlb.formats import haproxy, keepalived
-from kernlb.formats.keepalived.written import checkers
+from kernlb.formats.keepalived.written import Names, checkers
 from kernlb.formats.report import Line, Verdict
 from kernlb.model import (
     Family,
@@ -125,7 +125,8 @@ def test_a_group_of_its_own_for_scripts_is_said_to_be_another() -> None:
 
 
 def test_a_byte_that_keepalived_does_not_read_is_told_and_not_written() -> None:
-    written = list(checkers([Check(probe=UdpProbe(payload=b"\x0a\xff", match=Match(text=b"\xff")))], {}))
+    check = Check(probe=UdpProbe(payload=b"\x0a\xff", match=Match(text=b"\xff")))
+    written = list(checkers([check], IPv4Address("10.0.0.1"), Names({}, {})))
     assert any("not said: what is sent" in line for line in written)
     assert not any(line.strip().startswith("payload") for line in written)
     assert "require_reply" in [line.strip() for line in written]

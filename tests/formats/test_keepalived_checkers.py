@@ -1,12 +1,16 @@
 """All checkers of a real server of keepalived.conf, in and out, as keepalived's own sources have them."""
 
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kernlb.checks.spec import (
     AgentProbe,
+    BfdProbe,
     Check,
     CommandProbe,
     Exit,
@@ -14,15 +18,15 @@ from kernlb.checks.spec import (
     HttpProbe,
     PingProbe,
     SmtpProbe,
+    Start,
     TcpProbe,
 )
+from kernlb.config.values import AddressBind, Config, Server, Service
 from kernlb.errors import ConfigError
 from kernlb.formats import keepalived
-from kernlb.formats.keepalived.written import checkers, track_files
+from kernlb.formats.keepalived.written import Names, checkers, track_files
 from kernlb.formats.report import Line, Verdict
 from tests.formats.test_keepalived import accepted, of_server
-
-BFD = "BFD_CHECK {\nname b\n}\n"
 
 
 def text(checkers: str, *, root: str = "", service: str = "") -> str:
@@ -75,20 +79,6 @@ def test_each_host_of_a_mail_checker_is_a_check_and_so_is_the_checker_where_it_n
     assert [(c.address and str(c.address), c.port, c.timeout) for c in checks] == targets
     assert {(c.probe, c.fall) for c in checks} == {(SmtpProbe(helo="a"), 4)}
     assert lines["connect_ip 10.0.0.10"].verdict is Verdict.EXACT
-
-
-def test_bfd_is_dropped_alone_and_never_leaves_a_server_unchecked_without_a_word() -> None:
-    checks, lines = of_server(f"{BFD}PING_CHECK {{\n}}\n")
-    assert [check.probe for check in checks] == [PingProbe()]
-    assert {lines[each].verdict for each in ("BFD_CHECK {", "name b")} == {Verdict.DROPPED}
-    assert lines["PING_CHECK {"].verdict is Verdict.EXACT
-    assert "other checkers" in lines["name b"].note
-    checks, lines = of_server(BFD)
-    assert checks == ()
-    assert "always count as up" in lines["BFD_CHECK {"].note
-    file = "FILE_CHECK {\ntrack_file f\nweight 2\n}\n"
-    _, lines = read(f"{file}{BFD}", root="track_file f {\nfile /run/f\n}\n")
-    assert "always count as up" in lines["BFD_CHECK {"].note
 
 
 def test_what_several_scripts_set_is_said_to_count_otherwise() -> None:
@@ -154,27 +144,150 @@ def test_a_track_file_of_vrrp_alone_stays_with_vrrp() -> None:
         ("FILE_CHECK {\ntrack_file f\ndynamic\n}\n", "unknown keyword 'dynamic'"),
         ("SMTP_CHECK {\nhost {\nhelo_name a\n}\n}\n", "unknown keyword 'helo_name'"),
         ("HTTP_GET {\nurl {\npath /\n}\nurl {\nbogus 1\n}\n}\n", "unknown keyword 'bogus'"),
+        ("BFD_CHECK {\n}\n", "expects name"),
+        ("BFD_CHECK {\nname c\n}\n", "no bfd_instance 'c'"),
+        ("BFD_CHECK {\nname b\ndelay_loop 3\n}\n", "unknown keyword 'delay_loop'"),
+        ("BFD_CHECK {\nname b\n}\n" * 2, "stands above already"),
+        ("BFD_CHECK {\nname v\n}\n", "for VRRP alone"),
     ],
 )
 @pytest.mark.keepalived
 def test_what_keepalived_refuses_in_a_checker_is_a_mistake(checkers: str, said: str, tmp_path: Path) -> None:
-    root = f"track_file f {{\nfile {tmp_path}/f\n}}\n"
+    root = f"track_file f {{\nfile {tmp_path}/f\n}}\n{instance()}{instance('vrrp', name='v', neighbour='10.0.0.2')}"
     with pytest.raises(ConfigError, match="mistake") as caught:
         read(checkers, root=root)
     assert any(said in mistake.message for mistake in caught.value.mistakes)
     assert accepted(text(checkers, root=root), tmp_path) != ""
 
 
+# --- BFD
+
+
+def instance(*lines: str, name: str = "b", neighbour: str = "10.0.0.1") -> str:
+    return "\n".join((f"bfd_instance {name} {{", f"neighbor_ip {neighbour}", *lines, "}", ""))
+
+
+def session(*lines: str, check: str = "alpha\n", **named: str) -> tuple[Check, dict[str, Line]]:
+    (found,), said = read(f"BFD_CHECK {{\nname b\n{check}}}\n", root=instance(*lines, **named))
+    return found, said
+
+
+def test_a_bfd_check_is_a_session_as_its_instance_has_it() -> None:
+    own = ("source_ip 10.0.0.254", "min_rx 50", "min_tx 33.125", "idle_tx 1000", "multiplier 7", "passive", "ttl 255")
+    check, lines = session(*own, "max_hops 5", "multihop", "weight 10 reverse", "checker")
+    probe = BfdProbe(min_rx=0.05, min_tx=0.033125, multiplier=7, passive=True, multihop=True, min_ttl=250)
+    source = IPv4Address("10.0.0.254")
+    assert check == Check(probe=probe, rise=1, fall=1, start=Start.DOWN, bind_address=source)
+    assert {line.verdict for line in lines.values()} == {Verdict.EXACT}
+    assert "VRRP" in lines["weight 10 reverse"].note
+
+
+@pytest.mark.parametrize(
+    ("neighbour", "lines", "lowest"),
+    [
+        ("10.0.0.1", (), 255),
+        ("2001:db8::1", (), 64),
+        ("2001:db8::1", ("hoplimit 255",), 255),
+        ("10.0.0.1", ("ttl 9", "max_hops 4"), 5),
+        ("10.0.0.1", ("max_hops 255",), 1),
+        ("10.0.0.1", ("max_hops -1",), 1),
+    ],
+)
+def test_who_may_be_how_far_away_is_as_in_keepalived(neighbour: str, lines: tuple[str, ...], lowest: int) -> None:
+    """keepalived/bfd/bfd.c, bfd_check_packet_ttl; bfd_parser.c, bfd_end_handler"""
+    check, said = session(*lines, neighbour=neighbour)
+    assert check.probe == BfdProbe(min_rx=0.01, min_tx=0.01, multiplier=5, min_ttl=None if lowest == 255 else lowest)
+    assert (check.address is None) == (neighbour == "10.0.0.1")
+    # kernlb sends 255 whatever stands there.
+    other = "ttl 9" if "ttl 9" in lines else "bfd_instance b {"
+    sent = 9 if "ttl 9" in lines else 255 if ":" not in neighbour or lines else 64
+    assert (said[other].verdict is Verdict.APPROXIMATED) == (sent != 255)
+
+
+def test_what_kernlb_does_otherwise_than_bfd_of_keepalived_is_said() -> None:
+    check, lines = session("idle_tx 2000", check="")
+    assert check.start is Start.LAST
+    assert lines["BFD_CHECK {"].verdict is lines["idle_tx 2000"].verdict is Verdict.APPROXIMATED
+    assert "no session comes up" in lines["BFD_CHECK {"].note
+
+
+def test_a_bfd_instance_of_vrrp_alone_stays_with_vrrp() -> None:
+    _, lines = read("", root=instance("weight 10"))
+    assert lines["weight 10"].verdict is Verdict.DROPPED
+    assert "VRRP" in lines["weight 10"].note
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["min_rx 0", "min_tx x", "min_tx 4294968", "multiplier 256", "ttl 0", "max_hops -2", "source_ip 2001:db8::2"],
+)
+@pytest.mark.keepalived
+def test_what_keepalived_refuses_in_a_bfd_instance_is_a_mistake(line: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="mistake"):
+        session(line)
+    assert accepted(text("BFD_CHECK {\nname b\n}\n", root=instance(line)), tmp_path) != ""
+
+
+SESSIONS = st.builds(
+    Check,
+    probe=st.builds(
+        BfdProbe,
+        min_tx=st.integers(1000, 4294967000).map(lambda microseconds: microseconds / 1e6),
+        min_rx=st.integers(1000, 4294967000).map(lambda microseconds: microseconds / 1e6),
+        multiplier=st.integers(1, 255),
+        passive=st.booleans(),
+        min_ttl=st.none() | st.integers(1, 254),
+    ),
+    rise=st.just(1),
+    fall=st.just(1),
+    start=st.sampled_from([Start.LAST, Start.DOWN]),
+    address=st.none() | st.just(IPv4Address("10.0.0.99")),
+    bind_address=st.none() | st.just(IPv4Address("10.0.0.254")),
+)
+
+
+def sessions(checks: list[Check]) -> Config:
+    """Servers with one session each."""
+    servers = [
+        Server(name=f"10.0.0.{last}-80", address=IPv4Address(f"10.0.0.{last}"), port=80, checks=(check,))
+        for last, check in enumerate(checks, 1)
+    ]
+    bind = AddressBind(IPv4Address("192.0.2.1"), 80, 80)
+    return Config(services=(Service(name="tcp-192.0.2.1-80", binds=(bind,), servers=tuple(servers)),))
+
+
+@given(st.lists(SESSIONS, min_size=1, max_size=4))
+def test_sessions_return_as_they_were(checks: list[Check]) -> None:
+    config = sessions(checks)
+    assert keepalived.read(keepalived.write(config), file="written").config == config
+
+
+@pytest.mark.keepalived
+@settings(max_examples=8)
+@given(st.lists(SESSIONS.map(lambda check: replace(check, address=None)), min_size=1, max_size=3))
+def test_the_real_keepalived_takes_sessions(tmp_path_factory: pytest.TempPathFactory, checks: list[Check]) -> None:
+    written = keepalived.write(sessions(checks))
+    assert accepted(written, tmp_path_factory.mktemp("written")) == "", written
+
+
+def test_what_a_session_says_beyond_keepalived_is_told() -> None:
+    config = sessions([Check(probe=BfdProbe(multihop=True), mark=7)])
+    written = [line.strip() for line in keepalived.write(config).splitlines()]
+    assert {"multihop", "max_hops 254", "# not said: the interface or mark of its packets"} <= set(written)
+    assert any(line.startswith("# not said: fall 3 and rise 2") for line in written)
+
+
 def test_what_keepalived_has_no_checker_for_is_told_and_so_is_who_is_left_unchecked() -> None:
     def written(*checks: Check) -> list[str]:
-        return [line.strip() for line in checkers(checks, track_files(checks))]
+        names = Names(track_files(checks), {})
+        return [line.strip() for line in checkers(checks, IPv4Address("10.0.0.1"), names)]
 
     weight, agent = Check(probe=FileProbe(path="/run/w")), Check(probe=AgentProbe(), port=9)
     assert written(weight, agent)[2:] == ["# the server is unchecked here"]
     assert written(weight, Check())[:2] == ["# not said: a check of type file", "TCP_CHECK {"]
     assert "# the server is unchecked here" not in written(weight, Check())
     assert written(Check(probe=FileProbe(path='/run/a"b', adjust=1)))[0] == "# not said: a check of type file"
-    assert any("one number is believed" in line for line in written(Check(probe=FileProbe(path="/w", adjust=1))))
+    assert any("one is believed" in line for line in written(Check(probe=FileProbe(path="/w", adjust=1))))
 
 
 @pytest.mark.keepalived

@@ -22,9 +22,11 @@ from kernlb.checks.spec import (
 from kernlb.formats.keepalived.files import REVERSED, TrackFile, file_check
 from kernlb.formats.keepalived.pace import Pace, paced
 from kernlb.formats.keepalived.scripts import Account, command
+from kernlb.formats.keepalived.sessions import Instance, bfd_check
 from kernlb.formats.keepalived.syntax import Statement
 from kernlb.formats.keepalived.values import address, number
 from kernlb.formats.report import Ledger, Refused, approximated, dropped
+from kernlb.model import IPAddress
 
 KINDS = frozenset(
     {
@@ -49,30 +51,39 @@ _OK = (StatusRange(first=200, last=299),)
 
 
 def checks(
-    checkers: Sequence[Statement], pace: Pace, account: Account, files: Mapping[str, TrackFile], ledger: Ledger
+    checkers: Sequence[Statement],
+    server: IPAddress,
+    pace: Pace,
+    account: Account,
+    files: Mapping[str, TrackFile],
+    instances: Mapping[str, Instance],
+    ledger: Ledger,
 ) -> tuple[Check, ...]:
     """All that the checkers of one real server ask."""
     found: list[Check] = []
-    unsaid: list[tuple[Statement, str]] = []
+    unsaid: list[Statement] = []
     for statement in checkers:
         try:
             match statement.keyword:
                 case "BFD_CHECK":
-                    unsaid.append((statement, "BFD is not spoken"))
+                    session = bfd_check(statement, instances, server, ledger, alpha=pace.alpha)
+                    if session in found:
+                        raise Refused("this session stands above already")
+                    found.append(session)
                 case "FILE_CHECK":
                     if check := file_check(statement, files, ledger):
                         found.append(check)
                     else:
-                        unsaid.append((statement, REVERSED))
+                        unsaid.append(statement)
                 case _:
                     found += _checks(statement, pace, account, ledger)
         except Refused as refused:
             ledger.refuse(statement.line, refused, path=statement.keyword)
     # A file that adjusts the weight says nothing of the server.
     decided = any(not (isinstance(check.probe, FileProbe) and check.probe.adjust) for check in found)
-    for statement, why in unsaid:
+    for statement in unsaid:
         for inner in statement.all():
-            ledger.say(inner.line, dropped(f"{why}; {_OTHERS if decided else _ALONE}"))
+            ledger.say(inner.line, dropped(f"{REVERSED}; {_OTHERS if decided else _ALONE}"))
     for line in [inner.line for each in checkers for inner in each.body if inner.keyword == "misc_dynamic"][1:]:
         ledger.say(line, approximated("of the weights that several scripts set the smallest counts"))
     return tuple(found)

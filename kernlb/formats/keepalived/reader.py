@@ -12,6 +12,7 @@ from kernlb.formats.keepalived.files import TrackFile
 from kernlb.formats.keepalived.pace import Pace, paced
 from kernlb.formats.keepalived.places import Method, addresses_in, method_of, prefix_of
 from kernlb.formats.keepalived.scripts import Account, grouped, script_account
+from kernlb.formats.keepalived.sessions import Instance
 from kernlb.formats.keepalived.syntax import Statement, parse
 from kernlb.formats.keepalived.values import address, flag, number
 from kernlb.formats.report import EXACT, Imported, Ledger, Refused, Remark, approximated, dropped, exact
@@ -35,7 +36,7 @@ _ROOTS: dict[str, Remark] = {
     "SSL": dropped("checks show no certificate of their own"),
     "net_namespace": dropped("run kernlb in that namespace: `--netns NAME`"),
 }
-_ROOT_PREFIXES = ("vrrp_", "static_", "track_", "bfd_", "garp_", "include", "linkbeat", "process_", "instance")
+_ROOT_PREFIXES = ("vrrp_", "static_", "track_", "garp_", "include", "linkbeat", "process_", "instance")
 _NOTIFY = dropped("no script is run: watch the journal, the metrics or `kernlb status --json`")
 _MAIL = dropped("no mail is sent: watch the journal or the metrics")
 _ITSELF = exact("about keepalived itself")
@@ -82,6 +83,7 @@ class _Reader:
         self.ledger = ledger
         self.groups: dict[str, tuple[Bind, ...]] = {}
         self.files: dict[str, TrackFile] = {}
+        self.instances: dict[str, Instance] = {}
         self.account = Account(None)
 
     def config(self, statements: list[Statement], known: Callable[[str], bool]) -> Config:
@@ -99,13 +101,15 @@ class _Reader:
                         timers = self._global(statement) or timers
                     case "track_file" | "vrrp_track_file":
                         self.files[statement.argument()] = TrackFile(statement)
+                    case "bfd_instance":
+                        self.instances[statement.argument()] = Instance(statement)
                     case _:
                         self._other(statement)
             except Refused as refused:
                 self._refuse(statement, refused)
-        for file in self.files.values():
-            for inner in () if file.used else file.statement.all():
-                self.ledger.say(inner.line, _VRRP)
+        named: list[TrackFile | Instance] = [*self.files.values(), *self.instances.values()]
+        for inner in [inner for each in named if not each.used for inner in each.statement.all()]:
+            self.ledger.say(inner.line, _VRRP)
         return Config(services=tuple(_distinct(services)), timers=timers)
 
     def _refuse(self, statement: Statement, refused: Refused) -> None:
@@ -312,7 +316,7 @@ class _Reader:
                     self._said(inner)
             except Refused as refused:
                 self._refuse(inner, refused)
-        asked = checks(checkers, pace, self.account, self.files, self.ledger)
+        asked = checks(checkers, host, pace, self.account, self.files, self.instances, self.ledger)
         return replace(server, checks=asked, forwarding=method.forwarding, tunnel=method.tunnel), quiesce
 
 

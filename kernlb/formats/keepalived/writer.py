@@ -1,10 +1,11 @@
 """A Config as keepalived.conf that `keepalived -t` takes; what it has no word for stands there as a comment."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from kernlb.checks.spec import CommandProbe
 from kernlb.config.values import AddressBind, Bind, Config, MarkBind, OnFailure, Policy, Server, Service
-from kernlb.formats.keepalived.written import checkers, quoted, track_files
+from kernlb.formats.keepalived.sessions import block, names_of
+from kernlb.formats.keepalived.written import Names, checkers, quoted, track_files
 from kernlb.model import (
     Family,
     Forwarding,
@@ -35,11 +36,14 @@ def write(config: Config) -> str:
         lines += [f"# not said: max_connections {config.max_connections} of all services", ""]
     if config.sync:
         lines += ["# not said: synchronisation daemons; lvs_sync_daemon wants a VRRP instance", ""]
-    files = track_files(check for service in config.services for server in service.servers for check in server.checks)
-    for path, name in files.items():
+    servers = [server for service in config.services for server in service.servers]
+    names = Names(track_files(check for server in servers for check in server.checks), names_of(servers))
+    for path, name in names.files.items():
         lines += [f"track_file {name} {{", f"    file {quoted(path)}", "}", ""]
+    for session, name in names.sessions.items():
+        lines += [*block(session, name), ""]
     for number, service in enumerate(config.services, 1):
-        lines += [*_service(service, number, files), ""]
+        lines += [*_service(service, number, names), ""]
     return "\n".join(lines)
 
 
@@ -53,8 +57,8 @@ def _global(config: Config) -> Iterator[str]:
         yield "enable_script_security"
 
 
-def _service(service: Service, number: int, files: Mapping[str, str]) -> Iterator[str]:
-    """`files` are the names of track files by path."""
+def _service(service: Service, number: int, names: Names) -> Iterator[str]:
+    """`names` are those of what its checkers refer to."""
     name = service.name.replace("\n", " ")
     yield f"# {name}"
     for fact in _unsaid(service):
@@ -67,12 +71,10 @@ def _service(service: Service, number: int, files: Mapping[str, str]) -> Iterato
     for family in Family:
         binds = [bind for bind in service.binds if _family(bind) is family and _sayable(bind)]
         if binds and (tunnelled or family in families):
-            yield from _virtual_servers(service, binds, family, f"group{number}_{family}", files)
+            yield from _virtual_servers(service, binds, family, f"group{number}_{family}", names)
 
 
-def _virtual_servers(
-    service: Service, binds: list[Bind], family: Family, group: str, files: Mapping[str, str]
-) -> Iterator[str]:
+def _virtual_servers(service: Service, binds: list[Bind], family: Family, group: str, names: Names) -> Iterator[str]:
     words = [word for bind in binds for word in _addresses(bind)]
     if len(words) == 1:
         heading = f"virtual_server {words[0]}"
@@ -83,12 +85,12 @@ def _virtual_servers(
         yield "}"
         heading = f"virtual_server group {group}"
     yield f"{heading} {{"
-    for line in _body(service, family, files):
+    for line in _body(service, family, names):
         yield f"    {line}"
     yield "}"
 
 
-def _body(service: Service, family: Family, files: Mapping[str, str]) -> Iterator[str]:
+def _body(service: Service, family: Family, names: Names) -> Iterator[str]:
     scheduler = Scheduler.WRR if isinstance(service.scheduler, Policy) else service.scheduler
     scheduler = Scheduler.MH if scheduler is Scheduler.MAGLEV else scheduler
     yield f"lvs_sched {scheduler}"
@@ -115,7 +117,7 @@ def _body(service: Service, family: Family, files: Mapping[str, str]) -> Iterato
         yield f"sorry_server_lvs_method {_method(sorry)}"
     for server in service.servers:
         if not server.backup and (family_of(server.address) is family or server.forwarding is Forwarding.TUNNEL):
-            yield from _server(server, files)
+            yield from _server(server, names)
 
 
 def _persistence(persistence: Persistence, family: Family) -> Iterator[str]:
@@ -129,7 +131,7 @@ def _persistence(persistence: Persistence, family: Family) -> Iterator[str]:
         yield f"persistence_engine {quoted(persistence.engine)}"
 
 
-def _server(server: Server, files: Mapping[str, str]) -> Iterator[str]:
+def _server(server: Server, names: Names) -> Iterator[str]:
     yield f"# {server.name}".replace("\n", " ")
     yield f"real_server {server.address} {server.port} {{".replace(" 0 {", " {")
     yield f"    weight {0 if server.disabled else server.weight}"
@@ -138,7 +140,7 @@ def _server(server: Server, files: Mapping[str, str]) -> Iterator[str]:
         yield f"    uthreshold {server.max_connections}"
     if server.min_connections:
         yield f"    lthreshold {server.min_connections}"
-    for line in checkers(server.checks, files):
+    for line in checkers(server.checks, server.address, names):
         yield f"    {line}"
     yield "}"
 

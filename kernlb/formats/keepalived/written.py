@@ -2,8 +2,10 @@
 
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from kernlb.checks.spec import (
+    BfdProbe,
     Check,
     CommandProbe,
     DnsProbe,
@@ -17,6 +19,8 @@ from kernlb.checks.spec import (
     TlsProbe,
     UdpProbe,
 )
+from kernlb.formats.keepalived.sessions import Session, session_of
+from kernlb.model import IPAddress
 
 _UNREADABLE = b"\xff"
 """keepalived 2.2.7 takes the digits ff for an error of its own."""
@@ -38,15 +42,23 @@ def track_files(checks: Iterable[Check]) -> dict[str, str]:
     return {path: f"file{number}" for number, path in enumerate(sayable, 1)}
 
 
-def checkers(checks: Sequence[Check], files: Mapping[str, str]) -> Iterator[str]:
-    """The blocks of one server, with the names of its track files."""
-    lines = [line for check in checks for line in _checker(check, files)]
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Of what checkers refer to: track files by path, BFD sessions."""
+
+    files: Mapping[str, str]
+    sessions: Mapping[Session, str]
+
+
+def checkers(checks: Sequence[Check], server: IPAddress, names: Names) -> Iterator[str]:
+    """The blocks of one server."""
+    lines = [line for check in checks for line in _checker(check, server, names)]
     yield from lines
     if checks and all(line.startswith("#") for line in lines):
         yield "# the server is unchecked here"
 
 
-def _checker(check: Check, files: Mapping[str, str]) -> Iterator[str]:
+def _checker(check: Check, server: IPAddress, names: Names) -> Iterator[str]:
     """The lines of the block; only a comment where keepalived has no such checker."""
     match check.probe:
         case TcpProbe(steps=(), tls=None):
@@ -66,8 +78,10 @@ def _checker(check: Check, files: Mapping[str, str]) -> Iterator[str]:
         case TcpProbe() | TlsProbe():
             yield "# not said: what the check sends and expects; it connects only"
             kind, body = "TCP_CHECK", []
-        case FileProbe(path=path, adjust=int() as adjust) if path in files:
-            kind, body = "FILE_CHECK", [f"track_file {files[path]}", f"weight {adjust}"]
+        case FileProbe(path=path, adjust=int() as adjust) if path in names.files:
+            kind, body = "FILE_CHECK", [f"track_file {names.files[path]}", f"weight {adjust}"]
+        case BfdProbe() if session := session_of(check, server):
+            kind, body = "BFD_CHECK", [f"name {names.sessions[session]}"]
         case other:
             name = type(other).__name__.removesuffix("Probe").lower()
             yield f"# not said: a check of type {name}"
@@ -79,9 +93,13 @@ def _checker(check: Check, files: Mapping[str, str]) -> Iterator[str]:
 
 
 def _pace(check: Check, kind: str) -> Iterator[str]:
-    if kind == "FILE_CHECK":
+    if kind in ("FILE_CHECK", "BFD_CHECK"):
         if (check.rise, check.fall) != (1, 1):
-            yield f"# not said: fall {check.fall} and rise {check.rise}; here one number is believed"
+            yield f"# not said: fall {check.fall} and rise {check.rise}; here one is believed"
+        if kind == "BFD_CHECK" and check.start is Start.DOWN:
+            yield "alpha"
+        if kind == "BFD_CHECK" and (check.interface, check.mark) != (None, None):
+            yield "# not said: the interface or mark of its packets"
         return
     if kind != "MISC_CHECK":
         if check.address is not None:
