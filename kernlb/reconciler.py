@@ -193,12 +193,18 @@ class Reconciler:
         )
         return operations
 
-    def restore(self, before: Table) -> list[Operation]:
-        """Put back what was kernlb's before, at once: the answer to a change that nobody confirmed."""
+    def ours(self, wanted: Wanted) -> Table:
+        """What of the kernel a step would change, as it is."""
+        return self._plan(wanted, since=None, count=False).ours
+
+    def restore(self, before: Table, state: State) -> list[Operation]:
+        """Put back what was kernlb's before, at once, as it was known in that state: the answer to a change that nobody
+        confirmed."""
         observed = self.kernel.read()
         operations = diff(before, ownership.ours(before, observed, self.state.ownership, adopt=True))
         self.kernel.apply(operations)
-        self._remember(replace(self.state, ownership=self.state.ownership.only(before), leaving={}))
+        owned = self.state.ownership.only(before)
+        self._remember(replace(self.state, ownership=owned, names=state.names, leaving=state.leaving))
         return operations
 
     def _plan(self, wanted: Wanted, *, since: _Settled | None, count: bool) -> Plan:

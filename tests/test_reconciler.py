@@ -32,7 +32,7 @@ from kernlb.model import (
 )
 from kernlb.parts import cut
 from kernlb.plan import Operation, Verb, diff
-from kernlb.reconciler import SETTLE, Consent, Reconciler
+from kernlb.reconciler import SETTLE, Consent, Reconciler, Wanted
 from kernlb.state import StateError, Store
 
 WEB = Endpoint(EngineName.IPVS, Protocol.TCP, IPv4Address("192.0.2.1"), 80)
@@ -243,10 +243,25 @@ def test_an_unconfirmed_change_is_put_back(tmp_path: Path) -> None:
     engine = Memory({FORWARD: Sysctl("0")})
     writer = reconciler(engine, tmp_path)
     writer.step(want(ONLY_ONE), deadline=0, now=0)
-    before = writer.plan(want(BOTH)).ours
+    before, state = writer.ours(want(BOTH)), writer.state
     writer.step(want(BOTH), deadline=0, now=1)
-    writer.restore(before)
+    writer.restore(before, state)
     assert engine.read() == ONLY_ONE
+
+
+def test_what_was_put_back_has_its_name_and_its_deadline_again(tmp_path: Path) -> None:
+    def named(table: Table) -> Wanted:
+        return lambda foreign: Desired(table, {key: Name("web", str(key)) for key in table})
+
+    writer = reconciler(Busy(), tmp_path)
+    writer.step(named(BOTH), deadline=0, now=0)
+    writer.step(named(ONLY_ONE), deadline=30, now=1)
+    before, state = writer.ours(named({})), writer.state
+    assert (state.names.keys(), state.leaving.keys()) == (BOTH.keys(), {TWO})
+    writer.step(named({}), deadline=0, now=2)
+    assert TWO not in writer.state.names
+    writer.restore(before, state)
+    assert (writer.state.names, writer.state.leaving) == (state.names, state.leaving)
 
 
 def two_services(absent: Collection[ServerKey] = (), without: Collection[Key] = ()):

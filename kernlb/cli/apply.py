@@ -3,7 +3,8 @@
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from select import select
 
@@ -21,6 +22,7 @@ from kernlb.machine import wanted
 from kernlb.model import Table
 from kernlb.plan import Operation
 from kernlb.reconciler import Plan, Reconciler, Wanted
+from kernlb.state import State
 
 _POLL = 0.25
 
@@ -82,10 +84,12 @@ def command(
         want = wanted(source.config, overrides=state.overrides, owned=state.ownership)
         for obstacle in changes.obstacles(source.config):
             output.note(obstacle)
-        came = _carry_out(session, reconciler, want, deadline=deadline)
-        if confirm is not None and came.done and not _confirmed(confirm):
-            _put_back(session, reconciler, came.plan.ours)
+        if confirm is None:
+            came = _carry_out(session, reconciler, want, deadline=deadline)
+        elif (tried := _on_probation(session, reconciler, want, deadline=deadline, confirm=confirm)) is None:
             return 1
+        else:
+            came = tried
         # Said first: the kernel has it, whatever becomes of the files.
         if session.as_json:
             output.facts(changes.document(came.done, came.plan.names, came.plan.breaks))
@@ -112,14 +116,42 @@ class _Came:
     refused: Mapping[str, KernlbError]
 
 
-def _carry_out(session: Session, reconciler: Reconciler, want: Wanted, *, deadline: float) -> _Came:
-    """Step until nothing is left, printing each operation as it is done. Services that are refused hold up no other."""
+def _on_probation(
+    session: Session, reconciler: Reconciler, want: Wanted, *, deadline: float, confirm: float
+) -> _Came | None:
+    """None where nobody confirmed it: then all is as before. So it is where this was interrupted on the way."""
+    before, state = reconciler.ours(want), reconciler.state
+    _heed_a_lost_terminal()
+    try:
+        came = _carry_out(session, reconciler, want, deadline=deadline, turn=_undisturbed)
+        if not came.done or _confirmed(confirm):
+            return came
+    except KeyboardInterrupt:
+        pass
+    except BaseException:
+        _put_back(session, reconciler, before, state)
+        raise
+    _put_back(session, reconciler, before, state)
+    return None
+
+
+def _carry_out(
+    session: Session,
+    reconciler: Reconciler,
+    want: Wanted,
+    *,
+    deadline: float,
+    turn: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> _Came:
+    """Step until nothing is left, printing each operation as it is done. Services that are refused hold up no other.
+    Each step is done within a `turn`."""
     done: list[Operation] = []
     plan: Plan | None = None
     with Progress(quiet=session.as_json) as progress:
         while True:
             count = plan is None and session.as_json
-            step = reconciler.step(want, deadline=deadline, now=time.time(), count=count)
+            with turn():
+                step = reconciler.step(want, deadline=deadline, now=time.time(), count=count)
             if plan is None:
                 plan = step.plan
                 for warning in plan.warnings:
@@ -127,7 +159,7 @@ def _carry_out(session: Session, reconciler: Reconciler, want: Wanted, *, deadli
             done += step.done
             if not session.as_json:
                 for op in step.done:
-                    progress.print(changes.line(op, reconciler.state.names))
+                    progress.print(changes.line(op, step.plan.names))
             if not step.waiting:
                 return _Came(plan, done, step.refused)
             progress.waiting(step.waiting, reconciler.state, deadline=deadline, now=time.time())
@@ -136,8 +168,7 @@ def _carry_out(session: Session, reconciler: Reconciler, want: Wanted, *, deadli
 
 def _confirmed(seconds: float) -> bool:
     """Whether the user enters yes in time. A lost terminal is a no: that is what --confirm is for."""
-    for lost in (signal.SIGHUP, signal.SIGTERM):
-        signal.signal(lost, signal.default_int_handler)
+    _heed_a_lost_terminal()
     click.echo(f"kernlb: applied; enter 'yes' within {seconds:g} s to keep it: ", err=True, nl=False)
     end = time.monotonic() + seconds
     try:
@@ -155,9 +186,26 @@ def _confirmed(seconds: float) -> bool:
     return False
 
 
-def _put_back(session: Session, reconciler: Reconciler, before: Table) -> None:
-    output.note("not confirmed: putting back what was there before")
-    operations = reconciler.restore(before)
-    for op in operations:
-        if not session.as_json:
-            output.change(changes.line(op, reconciler.state.names))
+def _heed_a_lost_terminal() -> None:
+    for lost in (signal.SIGHUP, signal.SIGTERM):
+        signal.signal(lost, signal.default_int_handler)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Who interrupts has to wait for the end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGTERM, signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _put_back(session: Session, reconciler: Reconciler, before: Table, state: State) -> None:
+    """First done, then told: there may be no terminal any more."""
+    with _undisturbed():
+        operations = reconciler.restore(before, state)
+        with suppress(OSError):
+            output.note("not confirmed: what was there before is put back")
+            for op in operations if not session.as_json else ():
+                output.change(changes.line(op, state.names))

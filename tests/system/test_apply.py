@@ -1,12 +1,15 @@
 """kernlb apply as its user calls it, in a namespace of this kernel, with the engine that the kernel has."""
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from select import select
 
 import pytest
 
@@ -37,10 +40,13 @@ def place(balancer: Path) -> Iterator[str]:
         yield name
 
 
+def command(place: str, directory: Path, *arguments: str) -> list[str]:
+    places = ["--run-dir", str(directory / "run"), "--state-dir", str(directory / "state")]
+    return [sys.executable, "-m", "kernlb", "--netns", place, *places, *arguments]
+
+
 def kernlb(place: str, directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "kernlb", "--netns", place, "--run-dir", str(directory / "run")]
-    command += ["--state-dir", str(directory / "state"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100)
+    return subprocess.run(command(place, directory, *arguments), capture_output=True, text=True, timeout=100)
 
 
 @pytest.mark.parametrize(("taken", "free"), [("alpha", "beta"), ("zeta", "beta")])
@@ -125,3 +131,50 @@ def test_a_full_disk_keeps_nothing_from_being_applied_or_ordered_and_is_told(pla
         weights = {each["name"]: each["servers"][0]["weight"] for each in shown}
         assert weights["beta"] == 7 * weights["alpha"]
         assert kernlb(place, tmp_path, "clear").returncode == 0
+
+
+def pools(place: str, directory: Path) -> dict[str, list[tuple[str, int]]]:
+    """The names and weights that `show` tells of, by service."""
+    shown = json.loads(kernlb(place, directory, "show", "--json").stdout)["services"]
+    return {each["name"]: [(server["name"], server["weight"]) for server in each["servers"]] for each in shown}
+
+
+@pytest.mark.parametrize("lost", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_what_nobody_can_confirm_any_more_is_put_back(place: str, tmp_path: Path, lost: signal.Signals) -> None:
+    """The terminal goes while a server that leaves is waited for."""
+    file = tmp_path / "kernlb.toml"
+    text = TEXT.format(first="alpha", second="beta").replace("*:8080", "192.0.2.1:8080")
+    file.write_text(text)
+    assert kernlb(place, tmp_path, "apply", str(file)).returncode == 0
+    before = pools(place, tmp_path)
+    file.write_text(text.replace('10.0.0.1:80"', '10.0.0.2:80"'))
+    ours, theirs = os.openpty()
+    applying = subprocess.Popen(
+        command(place, tmp_path, "apply", "--confirm", "60s", str(file)),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    said = b""
+    while b"waiting for" not in said:
+        assert select([ours], [], [], 60)[0]
+        said += os.read(ours, 4096)
+    if lost is signal.SIGHUP:
+        os.close(ours)  # nothing can be said any more
+    applying.send_signal(lost)
+    assert applying.wait(timeout=60) == 1
+    assert pools(place, tmp_path) == before
+    assert kernlb(place, tmp_path, "clear").returncode == 0
+
+
+def test_what_leaves_is_named_to_the_end(place: str, tmp_path: Path) -> None:
+    file = tmp_path / "kernlb.toml"
+    text = TEXT.format(first="alpha", second="beta").replace("*:8080", "192.0.2.1:8080")
+    file.write_text(text)
+    kernlb(place, tmp_path, "apply", str(file))
+    file.write_text(text.replace('10.0.0.1:80"', '10.0.0.2:80"'))
+    left = [line for line in kernlb(place, tmp_path, "apply", str(file)).stdout.splitlines() if line.startswith("-")]
+    assert [("alpha/a" in line, "beta/a" in line) for line in left] == [(True, False), (False, True)]
+    assert kernlb(place, tmp_path, "clear").returncode == 0
