@@ -21,13 +21,19 @@ def read_source(file: str, format: str | None, *, accept_loss: bool) -> Source:
 
 def obstacles(config: Config) -> Iterator[str]:
     """What on this machine will defeat what the configuration asks for, although no plan shows it."""
+    from kernlb.doctor.engines import interfaces
     from kernlb.doctor.network import reverse_path
     from kernlb.doctor.patient import Patient
     from kernlb.doctor.ports import ports
     from kernlb.machine import chosen
 
     with Patient() as patient:
-        found = (*reverse_path(config, patient), *ports(config, chosen(config), patient))
+        engines = chosen(config)
+        found = (
+            *interfaces(config, engines, patient),
+            *reverse_path(config, patient),
+            *ports(config, engines, patient),
+        )
     yield from (f"{each.about}: {each.cause}; {each.fix}" for each in found if each.fix)
 
 

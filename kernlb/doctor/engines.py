@@ -46,8 +46,13 @@ def ebpf(config: Config, engines: Mapping[str, EngineName], patient: Patient) ->
     if patient.sysctl("net.core.bpf_jit_enable") == "0":
         cause = "net.core.bpf_jit_enable is 0: every packet goes through the kernel's interpreter"
         yield Finding("ebpf", "this kernel", Verdict.WARNING, cause, "sysctl -w net.core.bpf_jit_enable=1")
-    for name in config.engine.interfaces if carried else ():
-        yield _interface(name, patient)
+    yield from interfaces(config, engines, patient)
+
+
+def interfaces(config: Config, engines: Mapping[str, EngineName], patient: Patient) -> Iterator[Finding]:
+    """Those that the eBPF program is to hang at."""
+    if EngineName.XDP in engines.values():
+        yield from (_interface(name, patient) for name in config.engine.interfaces)
 
 
 def _interface(name: str, patient: Patient) -> Finding:

@@ -178,3 +178,14 @@ def test_what_leaves_is_named_to_the_end(place: str, tmp_path: Path) -> None:
     left = [line for line in kernlb(place, tmp_path, "apply", str(file)).stdout.splitlines() if line.startswith("-")]
     assert [("alpha/a" in line, "beta/a" in line) for line in left] == [(True, False), (False, True)]
     assert kernlb(place, tmp_path, "clear").returncode == 0
+
+
+def test_an_interface_that_is_not_there_is_told(place: str, tmp_path: Path) -> None:
+    file = tmp_path / "kernlb.toml"
+    text = TEXT.format(first="alpha", second="beta").replace("*:8080", "192.0.2.1:8080")
+    file.write_text(text.replace('"wire"', '"wire", "wier"'))
+    for verb in ("plan", "apply"):
+        assert "interface wier: is not there" in kernlb(place, tmp_path, verb, str(file)).stderr
+    file.write_text(text)
+    assert kernlb(place, tmp_path, "plan", str(file)).stderr == ""
+    assert kernlb(place, tmp_path, "clear").returncode == 0
