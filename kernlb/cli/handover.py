@@ -5,12 +5,16 @@ from os.path import realpath
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from kernlb.cli import output
 from kernlb.cli.session import Session
 from kernlb.control_client import ControlClient, NoDaemon, error_of
-from kernlb.errors import Refused
+from kernlb.errors import KernlbError, Refused
 from kernlb.source import Source
+
+_ITS_OWN = ("deadline", "accept_loss", "adopt", "shared_settings", "take_port", "force")
+"""Options of `apply` and `plan` that a daemon was given its own of."""
 
 
 def client(session: Session, *, timeout: float = 120.0) -> ControlClient:
@@ -19,10 +23,7 @@ def client(session: Session, *, timeout: float = 120.0) -> ControlClient:
 
 def plan(session: Session, source: Source, *, format: str | None) -> dict[str, Any] | None:
     """What the daemon would do with the file; None where none runs."""
-    try:
-        return client(session).ask("POST", "/plan", **_content(source, format))
-    except NoDaemon:
-        return None
+    return _asked(client(session), "/plan", **_content(source, format))
 
 
 def apply(
@@ -37,9 +38,8 @@ def apply(
     """Has the daemon take the file; None where none runs. Unless it is `confirmed` within `confirm` seconds the daemon
     puts back what it had, whatever becomes of this process."""
     daemon = client(session)
-    try:
-        said = daemon.ask("POST", "/apply", **_content(source, format), temporary=temporary, confirm=confirm)
-    except NoDaemon:
+    said = _asked(daemon, "/apply", **_content(source, format), temporary=temporary, confirm=confirm)
+    if said is None:
         return None
     taken(session, said)
     if confirm is None or not said["changed"]:
@@ -52,6 +52,25 @@ def apply(
     output.note("not confirmed: the daemon puts back what was there before")
     daemon.ask("POST", "/confirm", keep=False)
     return 1
+
+
+def _asked(daemon: ControlClient, path: str, **body: object) -> dict[str, Any] | None:
+    """None where none runs; what of the command line does not reach it is told."""
+    try:
+        said = daemon.ask("POST", path, **body)
+    except NoDaemon:
+        return None
+    except KernlbError:
+        _tell_unheeded()
+        raise
+    _tell_unheeded()
+    return said
+
+
+def _tell_unheeded() -> None:
+    source = click.get_current_context().get_parameter_source
+    if given := [f"--{name.replace('_', '-')}" for name in _ITS_OWN if source(name) is ParameterSource.COMMANDLINE]:
+        output.note(f"{', '.join(given)} not heeded: a daemon goes by what `kernlb run` was started with")
 
 
 def _content(source: Source, format: str | None) -> dict[str, str | None]:

@@ -308,7 +308,8 @@ def test_apply_hands_the_file_to_the_daemon(gateway: Director, engine: str) -> N
         until(lambda: there("server2") and not there("server3"))
         other = gateway.file(service("server3", engine=engine), "other.toml")
         assert "the daemon runs" in gateway.call("apply", other, allowed=(1,)).err
-        gateway.call("apply", other, "--temporary")
+        unheeded = gateway.call("apply", other, "--temporary", "--deadline", "5s", "--adopt").err
+        assert "--deadline, --adopt not heeded" in unheeded
         assert there("server3")
         gateway.file(service("server1", "server2", engine=engine))
         gateway.call("reload")
