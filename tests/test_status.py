@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from kernlb.assessment import Assessment
-from kernlb.cli.status import renderables
+from kernlb.cli.status import rendered
 from kernlb.config.values import AddressBind, Config, Server, Service
 from kernlb.counters import Counters
 from kernlb.desired import Meaning
@@ -58,12 +58,12 @@ def _servers() -> list[tuple[str, ServerKey]]:
     return [(server.name, ServerKey(endpoint, server.address, server.port)) for server in SERVICE.servers]
 
 
-def text(service: dict[str, Any], *, asked: int = 3, probed: int = 3) -> str:
+def text(*services: dict[str, Any], asked: int = 3, probed: int = 3, program: dict[str, Any] | None = None) -> str:
     checks = {"asked": asked, "probed": probed, "saved": asked - probed}
     daemon = {"pid": 1, "file": "f", "since": 0.0, "temporary": None, "error": None, "checks": checks}
     console = Console(width=160)
     with console.capture() as captured:
-        console.print(*renderables({"daemon": daemon, "program": None, "services": [service]}))
+        console.print(rendered({"daemon": daemon, "program": program, "services": services}))
     return captured.get()
 
 
@@ -72,6 +72,12 @@ def test_what_is_settled_says_nothing_of_a_transition() -> None:
     assert service["transition"] is None
     assert {server["previous_weight"] for server in service["servers"]} == {None}
     assert "transition" not in text(service)
+
+
+def test_what_is_told_of_a_daemon_without_services_stands_in_lines_of_its_own() -> None:
+    program = {"loader": "object", "features": [], "why": "because", "attached": ["eth0 at tcx"]}
+    lines = [line.rstrip() for line in text(program=program).splitlines()]
+    assert [line.partition(" ")[0] for line in lines] == ["daemon", "eBPF", "no"]
 
 
 def test_people_see_the_probes_that_sharing_saves() -> None:

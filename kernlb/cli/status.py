@@ -13,7 +13,7 @@ from kernlb.cli.root import verb
 from kernlb.cli.session import Session
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Group, RenderableType
 
 NO_QUORUM = 3
 _COLOURS = {"up": "green", "down": "red", "unknown": "yellow", "draining": "magenta", "disabled": "bright_black"}
@@ -37,7 +37,7 @@ def command(session: Session, watch: bool) -> int:
     if session.as_json:
         output.facts(status)
     else:
-        output.console().print(*renderables(status))
+        output.console().print(rendered(status))
     return code(status)
 
 
@@ -58,23 +58,23 @@ def code(status: dict[str, Any]) -> int:
     return 0 if all(service["quorum"] for service in status["services"]) else NO_QUORUM
 
 
-def renderables(status: dict[str, Any]) -> list["RenderableType"]:
-    """The status as tables."""
+def rendered(status: dict[str, Any]) -> "Group":
+    """The status as tables, one below the other."""
+    from rich.console import Group
     from rich.markup import escape
 
     shown: list[RenderableType] = [_daemon(status["daemon"]), *map(_service, status["services"])]
     if status["program"]:
         shown.append(escape(output.program(status["program"])))
-    return shown if status["services"] else [*shown, "no services"]
+    return Group(*shown) if status["services"] else Group(*shown, "no services")
 
 
 def _live(documents: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    from rich.console import Group
     from rich.live import Live
 
     with Live(screen=True, auto_refresh=False) as live:
         for status in documents:
-            live.update(Group(*renderables(status)), refresh=True)
+            live.update(rendered(status), refresh=True)
             yield status
 
 
