@@ -38,6 +38,12 @@ class ConfigError(KernlbError):
         self.mistakes = tuple(mistakes)
 
 
+class UsageError(KernlbError):
+    """The command line is at fault."""
+
+    kind = "usage"
+
+
 class Unsupported(KernlbError):
     """This kernel or this machine lacks what was asked. The message names the feature, the hint the way out."""
 

@@ -65,9 +65,11 @@ def enter(namespace: str) -> None:
     """
     path = NETNS_DIRECTORY / namespace
     try:
+        if path.name != namespace:
+            raise FileNotFoundError
         with path.open("rb") as file:
             _setns(file.fileno())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, IsADirectoryError) as error:
         known = ", ".join(sorted(p.name for p in NETNS_DIRECTORY.glob("*"))) or "none"
         raise Unsupported(
             f"no network namespace {namespace!r}", where=str(path), hint=f"ip netns list; there is: {known}"

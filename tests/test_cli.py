@@ -32,6 +32,10 @@ def kernlb(*arguments: str, text: str | bytes | None = None, timeout: float = 60
         ["apply", "--deadline", "soon"],
         ["convert", HAPROXY],
         [],
+        ["weight", "web", "s1", "²"],
+        ["weight", "web", "s1", "9" * 5000],
+        ["--netns", "", "show"],
+        ["plan", "--state-dir", ""],
     ],
 )
 def test_wrong_usage_exits_64_and_never_2(arguments: list[str]) -> None:
@@ -76,10 +80,14 @@ def test_a_mistake_is_told_with_file_line_and_key(tmp_path: Path) -> None:
     assert document["mistakes"][0]["line"] == 3
 
 
-def test_errors_are_json_where_asked(tmp_path: Path) -> None:
-    done = kernlb("plan", str(tmp_path / "none"), "--json")
+@pytest.mark.parametrize(
+    ("arguments", "code", "kind"),
+    [(["plan", "/nonexistent"], 1, "config"), (["plan", "--no-such-flag"], 64, "usage"), (["aply"], 64, "usage")],
+)
+def test_errors_are_json_where_asked(arguments: list[str], code: int, kind: str) -> None:
+    done = kernlb("--json", *arguments)
     error = json.loads(done.stderr)["error"]
-    assert done.returncode == 1
+    assert (done.returncode, done.stdout, error["kind"]) == (code, "", kind)
     assert {"kind", "message", "where", "hint"} <= error.keys()
 
 
@@ -123,8 +131,56 @@ def test_a_closed_pipe_ends_quietly() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("redirection", "code", "said"),
+    [
+        ("schema >/dev/full", 1, b"No space left on device"),
+        (f"validate {HAPROXY} >/dev/full", 1, b"No space left on device"),
+        ("validate - <&-", 1, b"standard input: cannot read"),
+        ("validate /nonexistent 2>&-", 1, b""),
+        (f"validate {HAPROXY} >&-", 0, b""),
+        ("demo --no-such-flag <&- >&- 2>&-", 64, b""),
+    ],
+)
+def test_streams_that_take_or_give_nothing_are_no_defect(redirection: str, code: int, said: bytes) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m kernlb {redirection}", shell=True, input=b"", capture_output=True, timeout=60
+    )
+    assert done.returncode == code
+    assert said in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_what_is_opened_never_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.stdin = sys.stdout = sys.stderr = None\n"
+        "import os; [os.close(n) for n in range(3)]\n"
+        "from kernlb import cli; cli._open_streams()\n"
+        f"assert os.open({str(tmp_path)!r}, os.O_RDONLY) > 2"
+    )
+    assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 0
+
+
+def test_a_file_may_have_a_name_that_is_no_text(tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(b"\xff.toml")
+    file.write_text(Path(TOUR).read_text())
+    for options in ([], ["--json"]):
+        done = kernlb("validate", str(file), *options)
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+
+
 def test_no_colours_in_a_pipe() -> None:
     assert "\x1b" not in kernlb("validate", HAPROXY).stdout
+
+
+@pytest.mark.parametrize("variable", ["NO_COLOR=1", "TERM=dumb", "TERM=xterm"])
+def test_colours_are_for_terminals_that_want_them(variable: str) -> None:
+    shown = [[], []]
+    for outputs, verb in zip(shown, ("validate " + HAPROXY, "plan /nonexistent"), strict=True):
+        command = f"env -u NO_COLOR {variable} {sys.executable} -m kernlb {verb}"
+        done = subprocess.run(["script", "-qec", command, "/dev/null"], capture_output=True, timeout=60)
+        outputs.append(b"\x1b[3" in done.stdout)
+    assert shown == [[variable == "TERM=xterm"]] * 2
 
 
 @pytest.mark.parametrize("target", ["toml", "haproxy", "ipvsadm", "keepalived"])
@@ -152,10 +208,19 @@ def test_completion_scripts_name_the_program(shell: str) -> None:
     assert "_KERNLB_COMPLETE" in done.stdout
 
 
-def test_an_unknown_namespace_is_named(tmp_path: Path) -> None:
-    done = kernlb("--netns", "no-such-namespace", "show")
+@pytest.mark.parametrize("name", ["no-such-namespace", "../netns/no-such-namespace", "..", "."])
+def test_an_unknown_namespace_is_named(name: str) -> None:
+    done = kernlb("--netns", name, "show")
     assert done.returncode == 1
-    assert "no-such-namespace" in done.stderr
+    assert f"no network namespace {name!r}" in done.stderr
+
+
+def test_a_script_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_bytes(b"\xff\xfe")
+    done = kernlb("simulate", TOUR, "--script", str(script))
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert f"{script}: not UTF-8 text" in done.stderr
 
 
 @pytest.mark.parametrize(("hard", "expected"), [(4096, 4096), (64, 64)])

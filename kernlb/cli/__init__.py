@@ -1,5 +1,6 @@
 """The command line: facts on stdout, messages on stderr, one exit code. Only here does kernlb print and exit."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -11,6 +12,9 @@ from kernlb.errors import KernlbError
 
 USAGE = 64
 """Usage errors on every verb: click's own 2 would read as "changes"."""
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+"""Of whatever else cannot be written, an error of ours tells."""
 
 VERBS = {
     "validate": "Check a configuration and say every mistake in it.",
@@ -70,29 +74,61 @@ class Verbs(click.Group):
 
 def main() -> None:
     """The console script. Exits 64 on wrong usage, 1 on errors, 130 when interrupted, and as the verb says."""
+    _open_streams()
     from kernlb.cli.root import root
 
     try:
-        code = root.main(standalone_mode=False, prog_name="kernlb")
-    except click.UsageError as error:
-        error.show()
-        code = USAGE
+        code = root.main(standalone_mode=False, prog_name="kernlb", color=coloured())
     except click.ClickException as error:
-        error.show()
-        code = 1
+        code = USAGE if isinstance(error, click.UsageError) else 1
+        if "--json" in sys.argv[1:]:
+            from kernlb.cli.output import complain
+            from kernlb.errors import UsageError
+
+            complain(UsageError(error.format_message()))
+        else:
+            error.show()
     except (click.Abort, KeyboardInterrupt):
         click.echo("\nkernlb: interrupted; what was done stays done, and running the same again finishes it", err=True)
         code = 130
     except BrokenPipeError:
-        # The reader of a pipe has seen enough (`kernlb show | head`); nothing may complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of a pipe has seen enough (`kernlb show | head`).
+        _close_output()
         code = 141
     except KernlbError as error:
         from kernlb.cli.output import complain
 
         complain(error)
         code = 1
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        _close_output()
+        click.echo(f"kernlb: cannot write what is to be said: {error.strerror}", err=True)
+        code = 1
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def coloured() -> bool | None:
+    """None: as the stream is (no-color.org)."""
+    return False if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" else None
+
+
+def _open_streams() -> None:
+    """A standard stream that is closed would be the place of the first file or socket that is opened. From such a
+    standard input nothing can be read, which is not the same as an empty file."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            place = os.open(os.devnull, os.O_WRONLY)
+            os.set_inheritable(place, True)
+            setattr(sys, name, os.fdopen(place, mode))
+    # Names of files need not be text.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def _close_output() -> None:
+    """Nothing may complain at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def load() -> Callable[[], None]:

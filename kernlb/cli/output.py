@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kernlb.cli import coloured
 from kernlb.errors import ConfigError, KernlbError, Mistake, Refused
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def complain(error: KernlbError) -> None:
         for mistake in error.mistakes:
             click.echo(_mistake(error.file, mistake), err=True)
     for owner, each in error.refusals.items() if isinstance(error, Refused) else [("", error)]:
-        click.secho(f"kernlb: {owner}{': ' if owner else ''}{each.message}", fg="red", err=True)
+        click.secho(f"kernlb: {owner}{': ' if owner else ''}{each.message}", fg="red", err=True, color=coloured())
         if each.where and not isinstance(each, ConfigError):
             click.echo(f"  where: {each.where}", err=True)
         if each.hint:

@@ -13,6 +13,8 @@ from kernlb.cli.session import Session
 
 def _set(ctx: click.Context, param: click.Parameter, value: object) -> None:
     session = ctx.ensure_object(Session)
+    if value == "":  # of a variable that is not set: what it stands for would be somewhere else
+        raise click.BadParameter("must not be empty", ctx, param)
     if value not in (None, False) and param.name:
         setattr(session, param.name, value)
 

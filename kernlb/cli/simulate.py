@@ -9,6 +9,7 @@ from kernlb.cli import changes, output
 from kernlb.cli.options import file_argument
 from kernlb.cli.root import verb
 from kernlb.cli.session import Session
+from kernlb.errors import ConfigError, Mistake
 from kernlb.simulation import Change, parsed, simulate
 
 
@@ -39,8 +40,7 @@ def command(session: Session, file: str, format: str | None, script: Path, accep
     Exit status: 0, 1 error.
     """
     source = changes.read_source(file, format, accept_loss=accept_loss)
-    text = sys.stdin.read() if str(script) == "-" else script.read_text()
-    found = list(simulate(source.config, parsed(text, str(script), source.config)))
+    found = list(simulate(source.config, parsed(_text(script), str(script), source.config)))
     if session.as_json:
         output.facts({"changes": [_document(change) for change in found]})
         return 0
@@ -49,6 +49,15 @@ def command(session: Session, file: str, format: str | None, script: Path, accep
         weights = f"{_weight(change.before)} -> {_weight(change.weight)}"
         click.echo(f"{change.at:>10.3f} s  {name:<30} {weights:<18} {change.status}")
     return 0
+
+
+def _text(script: Path) -> str:
+    try:
+        return sys.stdin.read() if str(script) == "-" else script.read_text()
+    except UnicodeDecodeError as error:
+        raise ConfigError(str(script), [Mistake("", "not UTF-8 text")]) from error
+    except OSError as error:
+        raise ConfigError(str(script), [Mistake("", f"cannot read: {error.strerror}")]) from error
 
 
 def _document(change: Change) -> dict[str, object]:

@@ -19,9 +19,10 @@ class _Weight(click.ParamType[int | None]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
         if value == _CONFIGURED:
             return None
-        if not str(value).isdigit() or int(value) > _MOST:
+        text = str(value)
+        if not (text.isascii() and text.isdigit() and len(text) <= len(str(_MOST)) and int(text) <= _MOST):
             self.fail(f"{value!r} is no weight: write 0 to {_MOST}, or {_CONFIGURED!r}", param, ctx)
-        return int(value)
+        return int(text)
 
 
 @verb("weight")
