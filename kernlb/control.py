@@ -209,8 +209,15 @@ class _Body:
         return found
 
     def file(self) -> "_File":
+        file, content = self.text("file"), self.text("content")
         format = self.text("format") if self.has("format") else None
-        return {"file": self.text("file"), "format": format, "content": self.text("content")}
+        if "\0" in file:
+            raise Malformed("file must be a path", where="file")
+        try:
+            content.encode(errors="surrogateescape")
+        except UnicodeEncodeError as error:
+            raise Malformed("content must be what a file can hold", where="content") from error
+        return {"file": file, "format": format, "content": content}
 
     def server(self) -> tuple[str, str]:
         return self.text("service"), self.text("server")

@@ -10,7 +10,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -51,7 +51,12 @@ Admit = Callable[[socket.socket], bool]
 
 
 def document(content: object, *, status: int = 200) -> Response:
-    return Response(status, json.dumps(content, ensure_ascii=False).encode() + b"\n")
+    return Response(status, encoded(json.dumps(content, ensure_ascii=False)) + b"\n")
+
+
+def encoded(text: str) -> bytes:
+    """JSON in UTF-8. What is no text, as in the name of a file, is written \\udcff: JSON's own notation."""
+    return text.encode(errors="backslashreplace")
 
 
 def peer_is(sock: socket.socket, *, user: int, group: int | None) -> bool:
@@ -125,7 +130,14 @@ class HttpServer:
         else:
             if request is None:
                 return
-            response = await self._handler(request)
+            response = await self._answered(request)
+            if request.method == "HEAD":
+                if not isinstance(response.body, bytes):
+                    await response.body.aclose()  # type: ignore[attr-defined]
+                writer.write(connection.send(_head(response)) or b"")
+                writer.write(connection.send(h11.EndOfMessage()) or b"")
+                await asyncio.wait_for(writer.drain(), PATIENCE)
+                return
         if isinstance(response.body, bytes):
             writer.write(_whole(connection, response))
             await asyncio.wait_for(writer.drain(), PATIENCE)
@@ -139,6 +151,16 @@ class HttpServer:
             await response.body.aclose()  # type: ignore[attr-defined]
         writer.write(connection.send(h11.EndOfMessage()) or b"")
         await asyncio.wait_for(writer.drain(), PATIENCE)
+
+    async def _answered(self, request: Request) -> Response:
+        """HEAD is asked as GET is."""
+        try:
+            return await self._handler(replace(request, method="GET") if request.method == "HEAD" else request)
+        except Exception as error:  # Whoever asked is told, whatever is wrong with kernlb.
+            told = {"message": f"{request.method} {request.path}", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(told)
+            said = f"{type(error).__name__}: {error}"
+            return _refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "defect", said, "this is a defect of kernlb")
 
 
 class _TooLarge(Exception):

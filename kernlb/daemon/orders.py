@@ -19,6 +19,7 @@ from kernlb.daemon.options import Machine, same_engines
 from kernlb.daemon.probation import Probation
 from kernlb.daemon.unhurried import Answer, unhurried
 from kernlb.errors import KernlbError
+from kernlb.http_server import encoded
 from kernlb.journal import Journal, Level
 from kernlb.pool import ServerName
 from kernlb.showing import operations_document
@@ -75,8 +76,8 @@ class Orders:
 
     async def standing(self, service: str, server: str) -> dict[str, Any]:
         """What `status` says of one server, in each virtual service that it is in."""
-        self._known(service, server)
         await self._daemon.recount()
+        self._known(service, server)
         (one,) = (each for each in self._daemon.assessment.config.services if each.name == service)
         found = service_documents(self._snapshot(), [one])
         return {"services": [each | {"servers": [s for s in each["servers"] if s["name"] == server]} for each in found]}
@@ -199,7 +200,7 @@ class Orders:
         documents = await self._documents.get()
         head = json.dumps(documents.head, ensure_ascii=False).removesuffix("}")
         services = await unhurried(json.dumps(each, ensure_ascii=False) for each in documents.services)
-        return f'{head}, "services": [{", ".join(services)}]}}\n'.encode()
+        return encoded(f'{head}, "services": [{", ".join(services)}]}}\n')
 
     async def _exposed(self) -> bytes:
         # Loaded when first asked for: most daemons are never scraped.

@@ -1,6 +1,7 @@
 """The control socket: who may use it, and what clients that misbehave cost the others."""
 
 import asyncio
+import json
 import os
 import socket
 import struct
@@ -67,6 +68,59 @@ def test_what_is_no_request_of_ours_is_refused(world: World, data: bytes, status
             assert b'"error"' in said
 
     play(scene)
+
+
+def posted(path: str, body: bytes) -> bytes:
+    return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (posted("/drain", rb'{"service": "\udcff", "server": "\ud800", "deadline": 1}'), b"409"),
+        (posted("/plan", rb'{"file": "f", "content": "\ud800"}'), b"400"),
+        (posted("/apply", rb'{"file": "\u0000", "content": ""}'), b"400"),
+    ],
+)
+def test_what_is_no_text_is_answered_in_json(world: World, data: bytes, status: bytes) -> None:
+    async def scene() -> None:
+        async with world.running(service(Server())):
+            said = await asyncio.to_thread(say, world.directory / "run" / "control.sock", data)
+            assert said.split(b" ")[1] == status
+            assert json.loads(said.partition(b"\r\n\r\n")[2])["error"]["message"]
+
+    play(scene)
+
+
+@pytest.mark.parametrize("target", ["/status", "/status?watch=1", "/metrics", "/nowhere"])
+def test_head_is_answered_as_get_without_its_body(world: World, target: str) -> None:
+    async def scene() -> None:
+        async with world.running(service(Server())):
+            path = world.directory / "run" / "control.sock"
+            said = await asyncio.to_thread(say, path, f"HEAD {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            assert said.split(b" ")[1] == (b"404" if target == "/nowhere" else b"200")
+            assert said.endswith(b"\r\n\r\n")
+            assert said.count(b"\r\n\r\n") == 1
+
+    play(scene)
+
+
+def test_who_meets_a_defect_is_told_of_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def broken(request: Request) -> Response:
+        raise ZeroDivisionError("of the test")
+
+    async def scene() -> None:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind(str(tmp_path / "sock"))
+        server = HttpServer(broken)
+        await server.listen(sock)
+        said = await asyncio.to_thread(say, tmp_path / "sock", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b" 500 " in said
+        assert b"ZeroDivisionError: of the test" in said
+        await server.close()
+
+    play(scene)
+    assert "GET /" in caplog.text
 
 
 def test_a_body_beyond_the_bound_is_refused_before_it_is_read(world: World) -> None:
