@@ -49,6 +49,6 @@ def _word(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.0f}"
     text = str(value)
     return text if text and not any(c.isspace() or c in '="' or not c.isprintable() for c in text) else json.dumps(text)

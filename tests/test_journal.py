@@ -20,6 +20,10 @@ def test_a_line_has_time_level_event_and_facts() -> None:
     )
 
 
+def test_a_time_is_told_to_the_second() -> None:
+    assert line(deadline=1795881093.7).endswith(" deadline=1795881094\n")
+
+
 def test_under_systemd_it_has_its_priority_instead_of_a_time() -> None:
     assert line(systemd=True, service="web") == "<4>event=server service=web\n"
 
