@@ -19,6 +19,8 @@ from kernlb.checks.verdict import Code, Orders, Outcome, Verdict
 
 log = logging.getLogger(__name__)
 
+_CLOSED = "closed before it answered"
+
 TIMEOUTS = {
     Code.L4CON: Code.L4TOUT,
     Code.L6RSP: Code.L6TOUT,
@@ -168,11 +170,11 @@ async def judged(talk: Talk, target: Target) -> Verdict:
     except ssl.SSLError as error:
         return conversation.down(Code.L6RSP, _words(error))
     except OSError as error:
-        if error.errno is None:
-            return conversation.down(conversation.layer, str(error) or type(error).__name__)
+        if error.errno is None:  # asyncio's own: the end of the stream within a handshake has no words either
+            return conversation.down(conversation.layer, str(error) or _CLOSED)
         return refused(error.errno, conversation.layer)
     except EOFError:
-        return conversation.down(conversation.layer, "closed before it answered")
+        return conversation.down(conversation.layer, _CLOSED)
     except Exception as error:
         log.exception("a probe of %s port %s broke", target.address, target.port)
         return Verdict(Outcome.NEUTRAL, Code.INTERNAL, f"{type(error).__name__}: {error}")

@@ -26,7 +26,10 @@ async def talk(conversation: Conversation) -> Verdict:
     if probe.adjust is not None:
         return _adjusted(conversation, probe.adjust, await _tracked(probe.path))
     # A file on a dead network mount must not hold up the others.
-    line = (await _lines.get(probe.path, partial(_first_line, Path(probe.path)))).strip()
+    try:
+        line = (await _lines.get(probe.path, partial(_first_line, Path(probe.path)))).strip()
+    except FileNotFoundError as error:
+        raise Failed(Code.PROCERR, str(error.strerror)) from None
     if line.isascii() and line.isdigit() and int(line) <= HEAVIEST:
         return conversation.up(Code.PROCOK, f"weight {line}", orders=Orders(weight=int(line)))
     orders, reason = parsed(line)
@@ -58,6 +61,6 @@ def _adjusted(conversation: Conversation, adjust: int, number: int) -> Verdict:
 
 def _first_line(path: Path) -> str:
     if not path.is_file():  # a pipe or a terminal could be waited for without end
-        raise FileNotFoundError(2, "no such file")
+        raise FileNotFoundError(2, "no regular file" if path.exists() else "no such file or directory")
     with path.open("rb") as file:
         return file.read(LIMIT).partition(b"\n")[0].decode("utf-8", "replace")

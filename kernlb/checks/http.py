@@ -63,10 +63,15 @@ class _Events:
         self._http = http
         self._stream = stream
         self._count = 0
+        self._begun = False
 
     async def next(self) -> h11.Event:
         while (event := self._http.next_event()) is h11.NEED_DATA:
-            self._http.receive_data(await self._stream.read())
+            data = await self._stream.read()
+            if not data and not self._begun:
+                raise EOFError
+            self._begun = True
+            self._http.receive_data(data)
         self._count += 1
         if self._count > MOST_EVENTS:
             raise Failed(Code.L7RSP, "answers in crumbs")

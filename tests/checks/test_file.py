@@ -69,12 +69,13 @@ def test_the_number_in_a_file_may_adjust_the_weight(tmp_path, text, adjust, outc
 
 def test_a_missing_file_is_down(tmp_path):
     found = judged(tmp_path / "none")
-    assert (found.outcome, found.code) == (Outcome.DOWN, Code.PROCERR)
+    assert (found.outcome, found.text) == (Outcome.DOWN, "PROCERR no such file or directory")
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    assert judged(tmp_path / "pipe").code is Code.PROCERR
+    assert judged(tmp_path / "pipe").text == "PROCERR no regular file"
+    assert judged(tmp_path).text == "PROCERR no regular file"
 
 
 def test_a_huge_file_is_not_read_whole(tmp_path):

@@ -37,6 +37,18 @@ def test_a_status_out_of_range_is_down_and_named():
     assert judged(saying(b"HTTP/1.1 503 X\r\n\r\n"), status=ranges).outcome is Outcome.UP
 
 
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [(b"", "closed before it answered"), (b"HTTP/1.1 20", "not HTTP: peer unexpectedly closed connection")],
+)
+def test_a_server_that_closes_is_down_and_says_so(answer, reason):
+    async def closing(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+
+    assert judged(closing).text == f"L7RSP {reason}"
+
+
 def test_the_request_is_what_was_asked_for():
     seen = b""
 

@@ -59,6 +59,13 @@ def test_what_is_not_tls_is_down(garbage):
     assert found.code in (Code.L6RSP, Code.L6TOUT)
 
 
+def test_a_server_that_closes_in_the_handshake_is_down_and_says_so():
+    async def closing(reader, writer):
+        await reader.read(1 << 16)
+
+    assert judged(closing, TlsOptions()).text == "L6RSP closed before it answered"
+
+
 def test_garbage_without_end_is_down():
     assert judged(endless(b"", b"\x16\x03\x01\x00\x05garba"), TlsOptions(), timeout=1.0).outcome is Outcome.DOWN
 
