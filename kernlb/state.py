@@ -143,6 +143,9 @@ class Store:
 
 
 def _unreadable(path: Path, error: Exception) -> StateError:
+    if isinstance(error, OSError):
+        hint = "run as root, or choose another place with --state-dir"
+        return StateError(f"cannot read the state: {error.strerror}", where=str(path), hint=hint)
     return StateError(
         f"cannot read the state: {error or type(error).__name__}",
         where=str(path),

@@ -76,6 +76,13 @@ def test_a_broken_file_is_named_and_left_alone(tmp_path: Path, text: str) -> Non
     assert path.read_text() == text
 
 
+def test_a_file_that_cannot_be_opened_is_not_called_broken(tmp_path: Path) -> None:
+    with pytest.raises(StateError) as caught:
+        Store(tmp_path).load()
+    assert (caught.value.message, caught.value.where) == ("cannot read the state: Is a directory", str(tmp_path))
+    assert "--state-dir" in (caught.value.hint or "")
+
+
 def test_a_full_disk_leaves_the_old_state_readable() -> None:
     store = Store(Path("/dev/full/state.json"))
     with pytest.raises(StateError, match="cannot write"):
