@@ -52,6 +52,10 @@ def understand(content: bytes, file: str, *, format: Format | None = None) -> So
     if format is Format.TOML:
         from kernlb.config import load
 
+        # What a full disk or a program that failed leaves would take every service away.
+        if not content.strip():
+            hint = "`kernlb clear` removes all services; so does a file with nothing but a comment"
+            raise ConfigError(file, [Mistake("", "the file is empty", hint=hint)])
         return Source(file, format, load(content, file), content)
     try:
         text = content.decode()

@@ -65,6 +65,10 @@ def test_standard_input_is_a_file_too() -> None:
     assert (done.returncode, done.stderr.count("Traceback")) == (0, 0)
 
 
+def test_a_comment_is_a_file_without_services() -> None:
+    assert "0 service(s)" in kernlb("validate", "-", text="# none yet\n").stdout
+
+
 def test_a_mistake_is_told_with_file_line_and_key(tmp_path: Path) -> None:
     file = tmp_path / "kernlb.toml"
     file.write_text(
@@ -98,6 +102,8 @@ BROKEN = {
     b'[service.b]\nbind=["192.0.2.1:80"]\n[service.b.servers]\nx="10.0.0.1:80"\n',
     "binary": bytes(range(256)) * 64,
     "nul": b"\0" * 4096,
+    "empty": b"",
+    "blank": b"\n \r\n",
     "garbage": os.urandom(1 << 16) + b"=" * (10 << 20),
     "deep": b"x = " + b"[" * 100_000,
     "half a haproxy.cfg": b"frontend x\n  bind *:99999\n  default_backend nowhere\n",
