@@ -21,6 +21,12 @@ class NoDaemon(KernlbError):
     kind = "no-daemon"
 
 
+class NoAnswer(KernlbError):
+    """Somebody serves the control socket, and said nothing, or no end of it."""
+
+    kind = "no-answer"
+
+
 class _UnixConnection(HTTPConnection):
     def __init__(self, path: Path, timeout: float) -> None:
         super().__init__("localhost", timeout=timeout)
@@ -99,9 +105,9 @@ class ControlClient:
         except (OSError, HTTPException) as error:
             raise self._broken(error) from error
 
-    def _broken(self, error: Exception) -> KernlbError:
+    def _broken(self, error: Exception) -> NoAnswer:
         what = str(error) or type(error).__name__
-        return KernlbError(f"the daemon gave no answer: {what}", where=str(self._path), hint="see the daemon's log")
+        return NoAnswer(f"the daemon gave no answer: {what}", where=str(self._path), hint="see the daemon's log")
 
     def _document(self, response: HTTPResponse) -> dict[str, Any]:
         try:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import click
@@ -9,8 +10,8 @@ from click.shell_completion import CompletionItem
 
 from kernlb.cli import handover, output
 from kernlb.cli.session import Session, need_net_admin
-from kernlb.control_client import NoDaemon
-from kernlb.errors import KernlbError
+from kernlb.control_client import NoAnswer, NoDaemon
+from kernlb.errors import Conflict, KernlbError
 
 Order = Callable[[Any, tuple[str, str], float], Any]
 """Overrides, the server's name and the time to overrides."""
@@ -109,17 +110,31 @@ def watch(session: Session, said: dict[str, Any]) -> dict[str, Any]:
 
 
 def _again(session: Session, said: dict[str, Any]) -> dict[str, Any]:
-    """Where a drain stands now."""
+    """Where a drain stands now. A daemon may have ended since, or come."""
     name = said["service"], said["server"]
-    if said["through"] == "kernel":
-        with session.writing("drain"):
+    try:
+        standing = _standing(session, name)
+    except NoDaemon:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(session.writing("drain"))
+            except Conflict:  # one that starts has the lock before it answers
+                return said
             return _carry_out(session, name, lambda overrides, _, now: overrides)
-    for server in handover.client(session).standing(*name):
+    for server in standing:
         if server["status"] == "draining":
             return said | {"deadline": server["drain_deadline"], "live": server["drain_connections"]}
         drained = server["status"] == "disabled"
         return said | {"drained": drained, "hold": "drain" if drained else None, "live": 0}
     raise KernlbError(f"{'/'.join(name)} is configured no more")
+
+
+def _standing(session: Session, name: tuple[str, str]) -> list[dict[str, Any]]:
+    daemon = handover.client(session)
+    try:
+        return daemon.standing(*name)
+    except NoAnswer:  # as of one that ends meanwhile: then there is none now
+        return daemon.standing(*name)
 
 
 def report(session: Session, said: dict[str, Any], text: str, *, check: bool) -> int:

@@ -11,6 +11,7 @@ import click
 from kernlb.cli import handover, output
 from kernlb.cli.root import verb
 from kernlb.cli.session import Session
+from kernlb.control_client import NoDaemon
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -50,8 +51,8 @@ def _watch(documents: Iterable[dict[str, Any]], *, live: bool) -> int:
                 click.echo(json.dumps(status, ensure_ascii=False))
                 sys.stdout.flush()
     except KeyboardInterrupt:
-        pass
-    return last
+        return last
+    raise NoDaemon("the daemon has ended", hint="kernlb run FILE starts it again")
 
 
 def code(status: dict[str, Any]) -> int:

@@ -157,7 +157,7 @@ class Daemon:
                     self._written()
             except KernlbError as error:
                 self._complain("stop", error)
-        self._waiters.fail(KernlbError("the daemon is ending", hint="kernlb run FILE starts it again"))
+        self._waiters.fail(asyncio.CancelledError())
         self._told.set()
         self._writer.close()
         self._journal.say("stop", level=Level.NOTICE)

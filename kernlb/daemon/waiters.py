@@ -29,6 +29,9 @@ class Waiters:
                 waiter.set_exception(error) if error else waiter.set_result(None)
 
     def fail(self, error: BaseException) -> None:
+        """Cancelled is what the end of the daemon meets."""
+        if isinstance(error, asyncio.CancelledError):
+            error = KernlbError("the daemon is ending", hint="give the order again")
         for _, waiter in self._of:
             if not waiter.done():
                 waiter.set_exception(error if isinstance(error, KernlbError) else KernlbError(repr(error)))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kernlb.daemon.waiters import Waiters
 from kernlb.errors import ConfigError, KernelError, KernlbError
 from kernlb.health import Status
 from kernlb.model import ServerKey
@@ -44,6 +45,17 @@ def test_a_dead_server_leaves_and_a_living_one_returns(world: World) -> None:
             assert daemon.drift == 0
         # The end of the daemon leaves traffic flowing.
         assert world.weights() == {one.address: 1, two.address: 1}
+
+    play(scene)
+
+
+def test_an_order_under_way_when_the_daemon_ends_is_told_so() -> None:
+    async def scene() -> None:
+        waiters = Waiters()
+        waiter = waiters.add("web")
+        waiters.fail(asyncio.CancelledError())
+        with pytest.raises(KernlbError, match="the daemon is ending"):
+            await waiter
 
     play(scene)
 

@@ -4,6 +4,7 @@ A guest is slow: CI kills the daemon three times and reloads it a dozen. KERNLB_
 """
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -256,6 +257,31 @@ def test_a_drain_under_load_fails_no_request_and_ends(gateway: Director, engine:
         gateway.call("resume", "web", "server2")
         assert SERVERS["server2"] in kernel(gateway, engine)
     assert not tallies[0].failed
+
+
+def quiesced(server: str, listed: str) -> bool:
+    return any(server in line and line.endswith("-w 0") for line in listed.splitlines())
+
+
+@pytest.mark.parametrize("returns", [False, True])
+def test_a_drain_is_followed_past_the_end_of_the_daemon(gateway: Director, engine: str, returns: bool) -> None:
+    text = service("server1", "server2", engine=engine)
+    daemon = start(gateway, text)
+    until(lambda: set(status(gateway).values()) == {"up"})
+    with kept(gateway):
+        draining = gateway.begin("drain", "web", "server2", "--deadline", "15s", "--json")
+        watching = gateway.begin("status", "--watch", "--json")
+        until(lambda: quiesced(SERVERS["server2"], kernel(gateway, engine)))
+        daemon.end()
+        again = start(gateway, text) if returns else None
+        said = draining.value(timeout=100)
+        assert said.code == 0, said.err
+        assert said.document["drained"]
+        assert SERVERS["server2"] not in kernel(gateway, engine)
+        if again is not None:
+            again.end()
+    seen = watching.value(timeout=60)
+    assert (seen.code, json.loads(seen.err)["error"]["kind"]) == (1, "no-daemon")
 
 
 def test_reloads_under_load_some_of_them_invalid_fail_no_request_and_move_no_connection(
