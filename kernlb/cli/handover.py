@@ -47,7 +47,7 @@ def apply(
     if confirmed(confirm):
         if daemon.ask("POST", "/confirm", keep=True)["pending"]:
             return 0
-        output.note("too late: the daemon has put back what was there before")
+        output.note("too late: what was there before was put back, or something else has taken its place")
         return 1
     output.note("not confirmed: the daemon puts back what was there before")
     daemon.ask("POST", "/confirm", keep=False)
