@@ -12,7 +12,7 @@ from math import prod
 from typing import Any, TypeVar
 
 from kernlb.checks.spec import Check, Start, gives_orders
-from kernlb.checks.verdict import Administration, Orders, Outcome, Verdict
+from kernlb.checks.verdict import Administration, Code, Orders, Outcome, Verdict
 
 T = TypeVar("T")
 UP = Outcome.UP
@@ -104,9 +104,18 @@ class Health:
         if self._up and not self._streak and verdict.outcome is UP and verdict.orders is None:
             return None  # as nearly all of thousands a second: well, and well it was
         counts = self._count(verdict.outcome)
-        after = self._move(verdict, now) if counts or verdict.orders is not None else None
+        after = self._move(verdict, now) if counts or verdict.orders is not None else self._unheard(verdict)
         self.interval = self._interval()
         return after
+
+    def _unheard(self, verdict: Verdict) -> State | None:
+        """Of a server of which nothing is known: it was asked, and that says why."""
+        if verdict.outcome is not Outcome.NEUTRAL or verdict.code is Code.INTERNAL:
+            return None
+        if self.state.status is not Status.UNKNOWN or self.state.reason == verdict.text:
+            return None
+        self.state = replace(self.state, reason=verdict.text)
+        return self.state
 
     def _move(self, verdict: Verdict, now: float) -> State | None:
         wish = verdict.orders or Orders()

@@ -113,6 +113,16 @@ def test_a_neutral_verdict_changes_nothing():
     assert statuses("0+0-0--0") == "?UUUUUDD"
 
 
+def test_a_server_of_which_nothing_was_heard_says_why_and_says_it_once():
+    health = Health(Check(), now=0)
+    assert health.judge(VERDICTS["0"], 1) == State(status=Status.UNKNOWN, since=0, reason="L4CON agent unreachable")
+    assert health.judge(VERDICTS["0"], 2) is None
+    hindered = Verdict(Outcome.NEUTRAL, Code.INTERNAL, "too many open files")
+    assert health.judge(hindered, 3) is None  # told beside it
+    assert health.judge(UP, 4).status is Status.UP
+    assert health.judge(VERDICTS["0"], 5) is None
+
+
 def test_an_agents_share_is_reported_once_and_kept():
     health = Health(Check(), now=0)
     assert health.judge(VERDICTS["h"], 1).share == 0.5
