@@ -86,7 +86,8 @@ def _xdp(result: Balanced, service: Service, pool: Pool, bounds: Bounds | None) 
             result.table[key] = VirtualService(
                 _hashing(service), persistence=_persistence(service, key.family), bounds=bounds
             )
-            result.names[key] = Name(service.name, bind=write_bind(bind), policy=service.scheduler)
+            own = write_bind(replace(bind, first=port, last=port))  # of a range, each port has its own counters
+            result.names[key] = Name(service.name, bind=own, policy=service.scheduler)
             _populate(result, service, key, pool, fullnat=True)
 
 
