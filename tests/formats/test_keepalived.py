@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kernlb import config as native
 from kernlb.checks.spec import (
     Check,
     CommandProbe,
@@ -45,6 +46,7 @@ from kernlb.model import (
 )
 
 SAMPLE = Path(__file__).parents[1] / "data" / "keepalived.conf"
+EVERYTHING = SAMPLE.with_name("everything.toml")
 ARTICLE = SAMPLE.with_name("haproxy.cfg")
 
 
@@ -216,6 +218,13 @@ def test_the_real_keepalived_takes_the_sample_and_the_articles_file(tmp_path: Pa
     assert accepted(keepalived.write(article) + "global_defs {\n}\n", tmp_path) == ""
 
 
+def test_a_quorum_of_both_families_is_within_reach_of_each_that_is_written() -> None:
+    """Its servers become those of two virtual servers."""
+    text = keepalived.write(native.load(EVERYTHING.read_text(), "everything.toml"))
+    assert text.count("# not said: a quorum of 2 of all its servers, and its hysteresis of 1") == 2
+    assert native.mistakes(keepalived.read(text, file="written").config) == ()
+
+
 # --- what is exact returns
 
 SECONDS = st.integers(1, 60_000).map(lambda number: number / 1000)
@@ -281,7 +290,7 @@ def services(draw: st.DrawFn, number: int) -> Service:
         name=st.just(""),
         address=addresses,
         port=st.just(port),
-        weight=st.integers(3, 65535),
+        weight=st.integers(5, 65535),  # any quorum, with its hysteresis, is within reach
         max_connections=st.integers(0, 65535),
         checks=st.lists(check, max_size=3).map(tuple),
     )

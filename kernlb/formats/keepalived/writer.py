@@ -105,19 +105,32 @@ def _body(service: Service, family: Family, names: Names) -> Iterator[str]:
         yield "ops"
     if service.persistence is not None:
         yield from _persistence(service.persistence, family)
-    if service.quorum != 1:
-        yield f"quorum {service.quorum}"
-    if service.hysteresis:
-        yield f"hysteresis {service.hysteresis}"
+    servers = [
+        server
+        for server in service.servers
+        if not server.backup and (family_of(server.address) is family or server.forwarding is Forwarding.TUNNEL)
+    ]
+    yield from _quorum(service, sum(server.weight for server in servers if not server.disabled))
     if service.on_failure is OnFailure.QUIESCE:
         yield "inhibit_on_failure"
     if service.sorry_server is not None:
         sorry = service.sorry_server
         yield f"sorry_server {sorry.address} {sorry.port}".removesuffix(" 0")
         yield f"sorry_server_lvs_method {_method(sorry)}"
-    for server in service.servers:
-        if not server.backup and (family_of(server.address) is family or server.forwarding is Forwarding.TUNNEL):
-            yield from _server(server, names)
+    for server in servers:
+        yield from _server(server, names)
+
+
+def _quorum(service: Service, total: int) -> Iterator[str]:
+    """A virtual server has the servers of one family, of these weights in all: no quorum is out of their reach."""
+    quorum = max(1, min(service.quorum, total))
+    hysteresis = max(0, min(service.hysteresis, total - quorum, quorum - 1))
+    if (quorum, hysteresis) != (service.quorum, service.hysteresis):
+        yield f"# not said: a quorum of {service.quorum} of all its servers, and its hysteresis of {service.hysteresis}"
+    if quorum != 1:
+        yield f"quorum {quorum}"
+    if hysteresis:
+        yield f"hysteresis {hysteresis}"
 
 
 def _persistence(persistence: Persistence, family: Family) -> Iterator[str]:
