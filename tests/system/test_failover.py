@@ -118,18 +118,21 @@ def connect_steadily(result: Connection, stop: Connection, port: int) -> None:
     result.send(sorted([*found, *((began, None) for began, _ in waiting.values())]))
 
 
-def statuses(daemon: Daemon, service: str) -> dict[str, str]:
+def rows(daemon: Daemon, service: str) -> dict[str, dict[str, Any]]:
     found: list[dict[str, Any]] = daemon.client.status()["services"]
-    return {server["name"]: server["status"] for each in found if each["name"] == service for server in each["servers"]}
+    return {server["name"]: server for each in found if each["name"] == service for server in each["servers"]}
 
 
 def all_up(daemon: Daemon, *services: str) -> None:
     for service in services:
-        until(lambda service=service: set(statuses(daemon, service).values()) == {"up"}, patience=PATIENCE)
+        until(
+            lambda service=service: {row["status"] for row in rows(daemon, service).values()} == {"up"},
+            patience=PATIENCE,
+        )
 
 
 def verdict(daemon: Daemon, service: str, server: str) -> float:
-    until(lambda: statuses(daemon, service)[server] == "down", patience=PATIENCE)
+    until(lambda: rows(daemon, service)[server]["status"] == "down", patience=PATIENCE)
     return time.monotonic()
 
 
@@ -146,17 +149,20 @@ def vanished(gateway: Director, name: str) -> Iterator[None]:
 
 def waited(gateway: Director, daemon: Daemon, service: str, port: int) -> tuple[float, float, list[float]]:
     """When server2 was about to vanish, when that was known, and when those got through who had waited for 3 s at most
-    then: who has waited longer sends its next SYN only after twice that."""
+    when the kernel had it out: who has waited longer sends its next SYN only after twice that."""
     stop, there = multiprocessing.Pipe()
     answer = gateway.lab.ask("client", connect_steadily, there, port)
     # Where the processor is scarce, nft may end long after what it did, and after the verdict.
     began = time.monotonic()
     with vanished(gateway, "server2"):
         down = verdict(daemon, service, "server2")
+        # The verdict is told before the kernel is.
+        until(lambda: not rows(daemon, service)["server2"]["weight"])
+        out = time.monotonic()
         stop.send(None)
         attempts: list[Attempt] = answer.value(timeout=2 * PATIENCE)
     assert None not in [done for _, done in attempts]
-    late = [done for start, done in attempts if done and max(began, down - 3) < start < down and done > start + 0.9]
+    late = [done for start, done in attempts if done and max(began, out - 3) < start < down and done > start + 0.9]
     assert late, "none met the dead server"
     return began, down, late
 
