@@ -15,7 +15,7 @@ from kernlb.engines.vips import Vips
 from kernlb.errors import KernelError, Unsupported
 from kernlb.model import Key, Table, Value, Vip, VipKey
 from kernlb.plan import Operation, Verb, diff
-from tests.system.network import PATIENCE, inside, ip, namespaces, run
+from tests.system.network import PATIENCE, inside, ip, namespaces, run, until
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
 
@@ -128,9 +128,8 @@ def test_a_neighbour_that_knew_another_owner_learns_the_new_one(pair: tuple[str,
     )
     bring(host, {VipKey("eth0", V4): Vip(32), VipKey("eth0", V6): Vip(128)})
     mac = run("ip", "netns", "exec", host, "cat", "/sys/class/net/eth0/address").strip()
-    neighbours = run("ip", "-n", neighbour, "neigh")
-    assert f"{V4} dev eth0 lladdr {mac}" in neighbours
-    assert f"{V6} dev eth0 lladdr {mac}" in neighbours
+    for address in (V4, V6):
+        assert until(lambda address=address: f"{address} dev eth0 lladdr {mac}" in run("ip", "-n", neighbour, "neigh"))
 
 
 def test_the_checksum_of_an_advertisement_is_right() -> None:
