@@ -202,9 +202,9 @@ def test_an_apply_on_probation_stays_when_confirmed_and_goes_when_not(world: Wor
             assert world.weights()[two.address] == 0
             assert await world.ask("POST", "/confirm", keep=True) == {"pending": False}
             await until(lambda: world.weights() == {one.address: 1})
-            await apply(0.5)
+            await apply(2.0)
             assert await world.ask("POST", "/confirm", keep=True) == {"pending": True}
-            await asyncio.sleep(0.7)
+            await asyncio.sleep(2.2)
             assert world.weights() == both
             assert (await world.ask("GET", "/status"))["daemon"]["temporary"] is None
 

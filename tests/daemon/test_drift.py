@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kernlb.daemon.daemon import Daemon
 from kernlb.engines.nftables import Nftables
 from kernlb.errors import KernlbError, Unsupported
 from kernlb.kernel import Kernel
@@ -25,6 +26,13 @@ def play(scene: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(asyncio.wait_for(scene(), 60))
 
 
+def looked(daemon: Daemon) -> bool:
+    """Whether it has had the first look at the signs, which is the one to compare with."""
+    signs = daemon._writer.signs
+    assert isinstance(signs, Watch)
+    return all(before is not None for _, before in signs._rest)
+
+
 async def back(as_before: Callable[[], bool]) -> None:
     began = time.monotonic()
     await until(as_before)
@@ -38,7 +46,7 @@ def test_a_server_that_somebody_took_out_is_back_and_told(tmp_path: Path) -> Non
         one = Server()
         await one.live()
         async with world.running(service(one)) as daemon:
-            await asyncio.sleep(1.1)  # the first look at the signs is the one to compare with
+            await until(lambda: looked(daemon))
             table = world.ipvs.read()
             key = next(key for key in table if isinstance(key, ServerKey))
             world.ipvs.apply([Operation(Verb.REMOVE, key, table[key], None)])
