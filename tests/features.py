@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 REQUIRE = "KERNLB_REQUIRE"
+PATIENCE = 120.0  # seconds; what a busy machine or an emulated one is slow with is there nevertheless
 
 
 class Feature(StrEnum):
@@ -100,7 +101,7 @@ def need(*features: Feature) -> None:
 
 def _succeeds(*command: str) -> bool:
     try:
-        return subprocess.run(command, capture_output=True, timeout=30).returncode == 0
+        return subprocess.run(command, capture_output=True, timeout=PATIENCE).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
 
