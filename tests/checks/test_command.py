@@ -7,13 +7,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from kernlb.checks import processes
 from kernlb.checks.command import household
 from kernlb.checks.privileges import BECOME
 from kernlb.checks.spec import Check, CommandProbe, Exit
@@ -198,29 +198,23 @@ def test_where_it_may_not_become_another_user_the_verdict_says_what_to_do():
     assert said == f"down INTERNAL kernlb may not become nobody: {BECOME}"
 
 
-def test_programs_that_end_together_are_cleared_out_together():
-    count = 40
+def test_those_who_clear_out_together_look_for_what_is_left_together(monkeypatch):
+    count, looks = 40, []
+    census, together = processes._census, threading.Barrier(count)
 
-    def sleepers() -> list["subprocess.Popen[bytes]"]:
-        return [household.start(["sleep", "30"], environment=os.environ, user=None, group=None) for _ in range(count)]
+    def looking():
+        looks.append(census())
+        return looks[-1]
 
-    def seconds(clear: Callable[[list["subprocess.Popen[bytes]"]], None]) -> float:
-        begun = sleepers()
-        began = time.monotonic()
-        clear(begun)
-        took = time.monotonic() - began
-        assert all(process.poll() is not None for process in begun)
-        for process in begun:
-            process.stdout.close()
-        return took
+    def clear_out(process):
+        together.wait(30)
+        household.clear_out(process)
 
-    def one_after_another(processes):
-        for process in processes:
-            household.clear_out(process)
-
-    def at_once(processes):
-        with ThreadPoolExecutor(count) as threads:
-            list(threads.map(household.clear_out, processes))
-
-    ratios = [seconds(at_once) / seconds(one_after_another) for _ in range(5)]
-    assert sorted(ratios)[2] < 0.5, ratios
+    monkeypatch.setattr(processes, "_census", looking)
+    begun = [household.start(["sleep", "30"], environment=os.environ, user=None, group=None) for _ in range(count)]
+    with ThreadPoolExecutor(count) as threads:
+        list(threads.map(clear_out, begun))
+    assert all(process.poll() is not None for process in begun)
+    for process in begun:
+        process.stdout.close()
+    assert len(looks) < count, "one after another each looks twice"
