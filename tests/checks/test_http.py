@@ -12,6 +12,7 @@ import pytest
 from kernlb.checks.spec import Check, HttpProbe, Match, StatusRange, TlsOptions
 from kernlb.checks.verdict import Code, Outcome, Verdict
 from tests.checks.servers import Handler, certificate, endless, saying, serving, silent, verdict
+from tests.test_checker_hostile import measured_turns
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 
@@ -144,20 +145,9 @@ def test_an_expression_that_explodes_is_cut_short():
 
     async def stalls() -> tuple[Verdict, float]:
         async with serving(saying(answer)) as port:
-            longest = 0.0
-
-            async def watch():
-                nonlocal longest
-                loop = asyncio.get_running_loop()
-                while True:
-                    before = loop.time()
-                    await asyncio.sleep(0.001)
-                    longest = max(longest, loop.time() - before)
-
-            watching = asyncio.create_task(watch())
-            found = await verdict(Check(probe=HttpProbe(match=Match(pattern="^(a|a)*$"))), port)
-            watching.cancel()
-            return found, longest
+            with measured_turns(asyncio.get_running_loop()) as longest:
+                found = await verdict(Check(probe=HttpProbe(match=Match(pattern="^(a|a)*$"))), port)
+            return found, longest[0]
 
     found, longest = asyncio.run(stalls())
     assert (found.outcome, found.code) == (Outcome.DOWN, Code.L7RSP)
