@@ -1,5 +1,6 @@
 """A marker for each feature of the machine: what is missing skips a test by name, or fails it where it is required."""
 
+import os
 from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
@@ -11,8 +12,15 @@ from tests.features import REQUIRE, Feature, need, required
 
 pytest_plugins = ["tests.vm.replay"]
 
-# A law does not become false on a busy machine, or in a guest where Python is twenty times slower.
-hypothesis.settings.register_profile("kernlb", deadline=None)
+# A law does not become false on a busy machine, or in a guest where Python is twenty times slower. Where nothing may be
+# missing the examples are the same each time, so that what fails there fails again; elsewhere others are looked for.
+hypothesis.settings.register_profile(
+    "kernlb",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    derandomize=REQUIRE in os.environ,
+    print_blob=True,
+)
 hypothesis.settings.load_profile("kernlb")
 
 left_out: Counter[str] = Counter()
