@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import struct
+import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -249,13 +250,11 @@ def test_a_peer_is_told_by_its_credentials() -> None:
 
 
 @pytest.mark.root
-def test_another_user_is_let_in_by_group_only(tmp_path: Path) -> None:
-    path = tmp_path / "s"
-    tmp_path.chmod(0o755)
-    for parent in list(tmp_path.parents)[:-2]:
-        if parent.stat().st_uid == os.getuid():
-            parent.chmod(parent.stat().st_mode | 0o055)
-    with socket.socket(socket.AF_UNIX) as server:
+def test_another_user_is_let_in_by_group_only() -> None:
+    # Into the directories of other tests nobody else is let.
+    with tempfile.TemporaryDirectory(dir="/tmp") as place, socket.socket(socket.AF_UNIX) as server:
+        path = Path(place) / "s"
+        path.parent.chmod(0o755)
         server.bind(str(path))
         path.chmod(0o666)
         server.listen()

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from kernlb.watch import Watch
 PATIENCE = 20.0
 FAST = 'check = { type = "tcp", interval = "50ms", timeout = "500ms", rise = 2, fall = 2 }\n'
 _numbers = itertools.count(1)
+_PORT = 8081
 
 
 async def until(answer: Callable[[], Any], *, patience: float = PATIENCE) -> None:
@@ -46,13 +48,28 @@ async def until(answer: Callable[[], Any], *, patience: float = PATIENCE) -> Non
         await asyncio.sleep(0.01)
 
 
+@cache
+def _network() -> tuple[str, socket.socket]:
+    """Of loopback addresses one that no other run of the tests uses, as long as this process lives."""
+    for number in range(100, 127):
+        claim = socket.socket()
+        try:
+            claim.bind((f"127.{number}.255.255", _PORT))
+        except OSError:
+            claim.close()
+        else:
+            return f"127.{number}", claim
+    raise RuntimeError("too many runs of the tests at a time")
+
+
 class Server:
     """A listener on a loopback address of its own that can be killed and brought back. A dead one refuses."""
 
     def __init__(self) -> None:
+        network, _ = _network()
         number = next(_numbers)
-        self.address = f"127.{77 + number // 250 % 50}.{number // 250 // 50}.{number % 250 + 1}"
-        self.port = 8081
+        self.address = f"{network}.{number // 250}.{number % 250 + 1}"
+        self.port = _PORT
         self._server: asyncio.Server | None = None
 
     @property
