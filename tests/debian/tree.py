@@ -33,7 +33,7 @@ def debian() -> Path:
     """The tree; nobody may write there."""
     packages = ",".join(sorted({*dependencies(), *SYSTEM}))
     digest = hashlib.sha256(packages.encode()).hexdigest()[:12]
-    with cache_lock() as cache:
+    with cache_lock("debian") as cache:
         tree = cache / f"debian-{SUITE}-{digest}"
         if not tree.is_dir():
             print(f"debian: making a clean Debian 12 in {tree}", file=sys.stderr, flush=True)

@@ -14,7 +14,7 @@ BUILD_DEADLINE = 900
 def box() -> Path:
     packages = ",".join(sorted({*dependencies(), "keepalived"}))
     digest = hashlib.sha256(packages.encode() + SCRIPT.read_bytes()).hexdigest()[:12]
-    with cache_lock() as cache:
+    with cache_lock("box") as cache:
         file = cache / f"kernlb-{digest}.box"
         if not file.exists():
             subprocess.run([str(SCRIPT), str(file), packages, *mirror()], check=True, timeout=BUILD_DEADLINE)

@@ -34,7 +34,7 @@ def initramfs(kernel: Kernel) -> Path:
     if not busybox:
         raise GuestError("no program busybox (Debian: apt install busybox-static)")
     scripts = [HERE / "init", HERE / "supervise"]
-    with cache_lock() as cache:
+    with cache_lock("initramfs") as cache:
         sources = [Path(__file__), Path(busybox), *scripts]
         digest = hashlib.sha256(b"".join([kernel.modules.as_posix().encode(), *(s.read_bytes() for s in sources)]))
         archive = cache / f"initramfs-{kernel.release}-{digest.hexdigest()[:16]}.cpio"

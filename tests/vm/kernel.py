@@ -56,11 +56,11 @@ def cache_directory() -> Path:
 
 
 @contextmanager
-def cache_lock() -> Iterator[Path]:
-    """The cache directory, held by this process alone: two runs that start together fetch once."""
+def cache_lock(thing: str) -> Iterator[Path]:
+    """The cache directory, in which nobody else makes this thing meanwhile: two runs that start together fetch once."""
     cache = cache_directory()
     cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "lock").open("w") as lock:
+    with (cache / f"{thing}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield cache
 
@@ -69,7 +69,7 @@ def kernel(filesystem: Filesystem) -> Kernel:
     """The newest kernel with this filesystem that this machine's apt knows, fetched if it is not in the cache."""
     if platform.machine() != "x86_64":
         raise GuestError(f"the guest kernel is Debian's for amd64, this machine is {platform.machine()}")
-    with cache_lock() as cache:
+    with cache_lock("kernel") as cache:
         package = _newest(METAPACKAGE[filesystem], cache)
         root = cache / f"{package.name}_{package.version.replace(':', '_')}"
         if not root.is_dir():

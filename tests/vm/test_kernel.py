@@ -1,9 +1,12 @@
-"""Which kernel apt names."""
+"""Which kernel apt names, and the cache that it is kept in."""
+
+import fcntl
+from pathlib import Path
 
 import pytest
 
 from tests.vm.errors import GuestError
-from tests.vm.kernel import Package, image_package
+from tests.vm.kernel import CACHE, Package, cache_lock, image_package
 
 RECORD = """\
 Package: linux-image-cloud-amd64
@@ -21,3 +24,12 @@ def test_the_metapackage_names_image_and_version() -> None:
 def test_where_apt_knows_no_kernel_the_error_says_what_to_do() -> None:
     with pytest.raises(GuestError, match="apt-get update"):
         image_package("")
+
+
+def test_a_thing_is_made_by_one_at_a_time_and_keeps_nobody_from_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CACHE, str(tmp_path))
+    refused = pytest.raises(BlockingIOError)
+    with cache_lock("box"), cache_lock("kernel"), (tmp_path / "box.lock").open("w") as other, refused:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
