@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from tests.system.director import until
 
-_PATIENCE = 20.0
+_PATIENCE = 60.0
 # Mounted for this alone: not every machine has version 2 in the same place, or at all.
 _MOUNTED = "mount --make-rprivate / && mount -t cgroup2 cgroup2 /mnt && "
 _ENTER = _MOUNTED + 'mkdir "/mnt/$1" && echo $$ >"/mnt/$1/cgroup.procs" && umount /mnt && shift && exec "$@"'

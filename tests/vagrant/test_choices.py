@@ -11,7 +11,9 @@ import pytest
 
 from tests.vagrant.__main__ import VAGRANT
 
-pytestmark = pytest.mark.ansible
+PATIENCE = 200
+
+pytestmark = [pytest.mark.ansible, pytest.mark.timeout(2 * PATIENCE + 40)]
 
 LOCAL = "ansible_connection=local ansible_become=false"
 SAYS = """
@@ -51,7 +53,7 @@ def play(directory: Path, text: str, *machines: str, package: Path | None = None
         env=os.environ | own,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE,
     )
 
 

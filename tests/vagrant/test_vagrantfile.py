@@ -10,8 +10,11 @@ import pytest
 from tests.vagrant.__main__ import VAGRANT
 
 BIN = Path(sys.executable).parent
+PATIENCE = 200
 PLAYS = ("site.yml", "smoke.yml", "alone.yml")
 INVENTORY = "[directors]\nlb1\nlb2\n[real_servers]\nrs1\n[clients]\nclient\n"
+
+pytestmark = pytest.mark.timeout(3 * PATIENCE + 40)
 
 
 def validate(directory: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -22,7 +25,7 @@ def validate(directory: Path, **environment: str) -> subprocess.CompletedProcess
         env=os.environ | places | {"VAGRANT_CHECKPOINT_DISABLE": "1"} | environment,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE,
     )
 
 
@@ -49,7 +52,7 @@ def read(directory: Path, program: str, *arguments: str) -> subprocess.Completed
         | {"ANSIBLE_HOME": str(directory), "HOME": str(directory), "PATH": f"{BIN}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE,
     )
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.qemu, pytest.mark.root]
-
 ROOT = Path(__file__).parents[2]
-DEADLINE = 100
+DEADLINE = 300
+
+pytestmark = [pytest.mark.qemu, pytest.mark.root, pytest.mark.timeout(DEADLINE + 40)]
 
 
 def command_line(*words: str) -> list[str]:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.vm.test_guest import DEADLINE, ROOT, command_line, started_for
 
-pytestmark = [pytest.mark.uml, pytest.mark.root]
+pytestmark = [pytest.mark.uml, pytest.mark.root, pytest.mark.timeout(DEADLINE + 40)]
 
 SPENDING = """
 import time
