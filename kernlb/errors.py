@@ -44,6 +44,12 @@ class UsageError(KernlbError):
     kind = "usage"
 
 
+class Ending(KernlbError):
+    """The daemon ended before it knew what came of an order."""
+
+    kind = "ending"
+
+
 class Unsupported(KernlbError):
     """This kernel or this machine lacks what was asked. The message names the feature, the hint the way out."""
 

@@ -4,7 +4,10 @@ import json
 import os
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from socketserver import UnixStreamServer
+from threading import Thread
 
 import pytest
 
@@ -42,6 +45,38 @@ def test_wrong_usage_exits_64_and_never_2(arguments: list[str]) -> None:
     done = kernlb(*arguments)
     assert done.returncode == 64
     assert "Traceback" not in done.stderr
+
+
+class _Ending(BaseHTTPRequestHandler):
+    """A daemon that ends over the first order that it gets; the next one has its place."""
+
+    heard = 0
+
+    def do_POST(self) -> None:
+        type(self).heard += 1
+        ending = {"error": {"kind": "ending", "message": "the daemon is ending"}}
+        said = json.dumps(ending if self.heard == 1 else {"through": "daemon", "changed": False}).encode()
+        self.send_response(409 if self.heard == 1 else 200)
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+
+    def address_string(self) -> str:
+        return "cli"
+
+
+def test_an_order_over_which_a_daemon_ends_is_given_again(tmp_path: Path) -> None:
+    (tmp_path / "default").mkdir()
+    with UnixStreamServer(str(tmp_path / "default" / "control.sock"), _Ending) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            done = kernlb("weight", "web", "s1", "5", "--json", "--run-dir", str(tmp_path))
+        finally:
+            server.shutdown()
+            thread.join()
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"through": "daemon", "changed": False}
 
 
 def test_a_misspelt_verb_is_answered_with_the_nearest() -> None:

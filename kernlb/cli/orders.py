@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 from kernlb.cli import handover, output
 from kernlb.cli.session import Session, need_net_admin
 from kernlb.control_client import NoAnswer, NoDaemon
-from kernlb.errors import Conflict, KernlbError
+from kernlb.errors import Conflict, Ending, KernlbError
 
 Order = Callable[[Any, tuple[str, str], float], Any]
 """Overrides, the server's name and the time to overrides."""
@@ -22,15 +22,27 @@ _POLL = 0.5
 def give(
     session: Session, verb: str, service: str, server: str, order: Order, *, check: bool, **body: object
 ) -> dict[str, Any]:
-    """Gives one order, or asks what it would change, and says through what it went."""
-    try:
-        return handover.client(session).ask("POST", f"/{verb}", service=service, server=server, check=check, **body)
-    except NoDaemon:
-        need_net_admin(verb)
-    if check:
-        return _foresee(session, (service, server), order)
-    with session.writing(verb):
-        return _carry_out(session, (service, server), order)
+    """Gives one order, or asks what it would change, and says through what it went. Where a daemon ends over it, it is
+    given again."""
+    daemon = handover.client(session)
+    while True:
+        try:
+            return daemon.ask("POST", f"/{verb}", service=service, server=server, check=check, **body)
+        except NoDaemon:
+            need_net_admin(verb)
+        except KernlbError as error:
+            if error.kind != Ending.kind:
+                raise
+            time.sleep(_POLL)
+            continue
+        if check:
+            return _foresee(session, (service, server), order)
+        try:
+            with session.writing(verb):
+                return _carry_out(session, (service, server), order)
+        except Conflict:
+            if not daemon.serves():  # one that starts has the lock before it answers
+                raise
 
 
 def resume(session: Session, verb: str, service: str, server: str, *, check: bool) -> int:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 
-from kernlb.errors import KernlbError
+from kernlb.errors import Ending, KernlbError
 
 
 class Waiters:
@@ -31,7 +31,7 @@ class Waiters:
     def fail(self, error: BaseException) -> None:
         """Cancelled is what the end of the daemon meets."""
         if isinstance(error, asyncio.CancelledError):
-            error = KernlbError("the daemon is ending", hint="give the order again")
+            error = Ending("the daemon is ending", hint="give the order again")
         for _, waiter in self._of:
             if not waiter.done():
                 waiter.set_exception(error if isinstance(error, KernlbError) else KernlbError(repr(error)))

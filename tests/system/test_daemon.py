@@ -11,7 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import cycle
 from multiprocessing import Pipe
@@ -266,20 +266,21 @@ def quiesced(server: str, listed: str) -> bool:
 @pytest.mark.parametrize("returns", [False, True])
 def test_a_drain_is_followed_past_the_end_of_the_daemon(gateway: Director, engine: str, returns: bool) -> None:
     text = service("server1", "server2", engine=engine)
-    daemon = start(gateway, text)
-    until(lambda: set(status(gateway).values()) == {"up"})
-    with kept(gateway):
+    with ExitStack() as undo:
+        daemon = undo.enter_context(running(gateway, text))
+        until(lambda: set(status(gateway).values()) == {"up"})
+        undo.enter_context(kept(gateway))
         draining = gateway.begin("drain", "web", "server2", "--deadline", "15s", "--json")
         watching = gateway.begin("status", "--watch", "--json")
+        # Whether or not the order is answered by then.
         until(lambda: quiesced(SERVERS["server2"], kernel(gateway, engine)))
         daemon.end()
-        again = start(gateway, text) if returns else None
+        if returns:
+            undo.enter_context(running(gateway, text))
         said = draining.value(timeout=100)
         assert said.code == 0, said.err
         assert said.document["drained"]
         assert SERVERS["server2"] not in kernel(gateway, engine)
-        if again is not None:
-            again.end()
     seen = watching.value(timeout=60)
     assert (seen.code, json.loads(seen.err)["error"]["kind"]) == (1, "no-daemon")
 
