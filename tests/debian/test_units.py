@@ -12,6 +12,7 @@ from kernlb.demo.http import Tally, fetch, serve
 from kernlb.demo.namespaces import DIRECTOR_FRONT, SERVERS, Lab, lab
 from tests.ansible import archive
 from tests.ansible.machine import Booted, all_run, booted
+from tests.ansible.network import reach
 from tests.system.director import until
 
 pytestmark = [
@@ -94,8 +95,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, package: Path) -> Iterator[Si
         with booted(built.namespace("director"), "director", given) as director:
             all_run([director])
             found = Site(built, director)
-            found.write("/etc/apt/sources.list.d/debian.sources", archive.source("/given/debian"))
-            director.run("sh", "-c", "rm /etc/apt/sources.list; apt-get update")
+            reach(director)
             director.run("apt-get", "install", "--yes", "--no-install-recommends", *PACKAGES, "/given/kernlb.deb")
             yield found
 
