@@ -18,12 +18,12 @@ from kernlb.engines.sysctls import Sysctls
 from kernlb.errors import Unsupported
 from kernlb.kernel import Kernel
 from kernlb.listeners import listeners
-from kernlb.model import Endpoint, EngineName, Family, Forwarding, MarkKey, VipKey
+from kernlb.model import Endpoint, EngineName, Family, MarkKey, VipKey
 from kernlb.ownership import Ownership
 from kernlb.places import namespace_inode
 from kernlb.pool import Override, Rating, ServerName, pool
 from kernlb.ports import PortRange
-from kernlb.ratings import all_servers
+from kernlb.ratings import translated
 from kernlb.reconciler import Wanted
 from kernlb.vip_checks import ways
 
@@ -142,8 +142,7 @@ def meaning(config: Config, *, probed: bool = True) -> Meaning:
 
 def _admit_ports(service: Service, within: PortRange | None) -> None:
     """Raises Unsupported where this machine's own connections may take all ports that are named for full NAT."""
-    translated = any(server.forwarding is Forwarding.FULLNAT for server in all_servers(service))
-    if within is not None and translated and not ports(within):
+    if within is not None and translated(service) and not ports(within):
         raise Unsupported(
             f"net.ipv4.ip_local_port_range leaves no port of {within} for full NAT on xdp",
             where="addresses.source_ports",

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from kernlb.config.values import Server, Service
 from kernlb.health import State, Status
+from kernlb.model import Forwarding
 from kernlb.pool import Rating
 
 
@@ -24,3 +25,8 @@ def rating(state: State | None, *, factor: float = 1.0) -> Rating:
 def all_servers(service: Service) -> Iterable[Server]:
     """The sorry server too."""
     return (*service.servers, service.sorry_server) if service.sorry_server else service.servers
+
+
+def translated(service: Service) -> bool:
+    """Whether some server of it, the sorry server included, is reached by full NAT."""
+    return any(server.forwarding is Forwarding.FULLNAT for server in all_servers(service))

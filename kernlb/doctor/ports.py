@@ -6,9 +6,9 @@ from kernlb.config.values import Config
 from kernlb.doctor.finding import Finding, Verdict
 from kernlb.doctor.patient import Patient
 from kernlb.engines import nexthops
-from kernlb.model import EngineName, Forwarding
+from kernlb.model import EngineName
 from kernlb.ports import PortRange
-from kernlb.ratings import all_servers
+from kernlb.ratings import translated
 
 _RANGE, _RESERVED = "net.ipv4.ip_local_port_range", "net.ipv4.ip_local_reserved_ports"
 _ENOUGH = 4096
@@ -18,12 +18,7 @@ _USUAL = PortRange(1024, 32767)
 
 def ports(config: Config, engines: Mapping[str, EngineName], patient: Patient) -> Iterator[Finding]:
     """Those that the eBPF program has for full NAT: of this gateway's, what this machine's own connections leave."""
-    if not any(
-        server.forwarding is Forwarding.FULLNAT
-        for service in config.services
-        if engines[service.name] is EngineName.XDP
-        for server in all_servers(service)
-    ):
+    if not any(engines[service.name] is EngineName.XDP and translated(service) for service in config.services):
         return
     wanted = config.addresses.source_ports
     own, reserved = len(nexthops.ports(wanted)), patient.sysctl(_RESERVED)
